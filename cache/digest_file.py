@@ -67,7 +67,10 @@ class DigestFile:
             self._partial.unlink(missing_ok=True)
 
     def known(self, group: int, uris: pa.StringArray, versions: dict[str, str]) -> pa.Table:
-        """The rows of ``uris`` (n,), a group, with null where no digest holds; ``versions`` of files are remembered."""
+        """The rows of ``uris`` (n,), the group of that number; the digest is null where it does not hold.
+
+        ``versions`` remembers those of the files that have been looked at.
+        """
         rows = self._read(group)
         if rows is None or not rows["uri"].combine_chunks().equals(uris):
             empty = pa.array([""] * len(uris), pa.string())

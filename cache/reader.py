@@ -285,7 +285,10 @@ class FeatureStore:
     # Reading
 
     def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
-        """The features (n, D) of ``digests`` (n,), of the first view. MissingRowsError names one without, and why."""
+        """The features (n, D) of ``digests`` (n,), in their order, in the stored dtype: of the first view.
+
+        Raises :class:`MissingRowsError` naming the first digest that has no feature and why.
+        """
         return self._gather(digests, np.s_[...] if len(self.row_shape) == 1 else np.s_[:, 0])
 
     def read_views(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:

@@ -77,7 +77,10 @@ def trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def label_column(table: pa.Table, columns: Sequence[str], *, strip: bool) -> tuple[pa.ChunkedArray, tuple[str, ...]]:
-    """The label of each row, its ``columns`` joined by ``/``, and notes on labels that became one."""
+    """The label of each row, its ``columns`` joined by ``/``, and notes on labels that became one by being stripped.
+
+    Raises :class:`RecordsError` where the values of two different classes join to one label.
+    """
     if not columns:
         return pa.chunked_array([pa.nulls(len(table), pa.string())]), ()
     raw = table.select(columns)

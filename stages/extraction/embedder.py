@@ -161,7 +161,10 @@ def prepare(
 def compute(
     backbones: Sequence[Backbone], pixels: Mapping[Preprocess, Pixels], good: npt.NDArray[np.bool_]
 ) -> list[Features]:
-    """The features (B, V, D) of a batch for each of ``backbones``, NaN where ``good`` (B,) is false."""
+    """The features (B, V, D) of a batch for each of ``backbones``; where ``good`` (B,) is false they are NaN.
+
+    V is 1 where the views are averaged. A forward that several backbones share runs once.
+    """
     shared: dict[Forward, Features | None] = {}
     features = []
     for backbone in backbones:

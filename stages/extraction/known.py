@@ -164,7 +164,10 @@ def _images(records: Records) -> Iterator[npt.NDArray[np.uint8]]:
 
 
 def sample_of(backbone: Backbone) -> Sample:
-    """The length of the feature of a fixed image, and 16 sums of its values, by one thread; empty if not finite."""
+    """The length of the feature of a fixed image, and 16 sums of its values with different weights.
+
+    By one thread: of a single image each number of threads rounds otherwise. Empty where the values are not finite.
+    """
     import torch
 
     threads = torch.get_num_threads()

@@ -78,7 +78,10 @@ class _Report(NamedTuple):
 
 
 class Worker:
-    """Computes units in a process of its own, which is started with the first, and again after a crash."""
+    """Computes units in a process of its own, which is started with the first, and again after a crash.
+
+    The ``job`` is pickled, without units; ``workers`` threads read and decode, by default one for each of the ``cpus``.
+    """
 
     def __init__(self, job: bytes, workers: int | None, cpus: int) -> None:
         self._setup = pickle.dumps((job, workers))

@@ -294,7 +294,8 @@ def _configs(
 def balanced_subset(records: Records, count: int | None, seed: int, *, least: int = 1) -> Records:
     """``count`` of ``records`` (None: all), one of each class by turns, in the order of ``records``.
 
-    A class comes in with ``least`` rows at once. With one seed, a smaller subset is a part of every larger one.
+    A class comes in with ``least`` rows at once, and smaller classes do not; a remainder that is no class is left. With
+    one seed, a smaller subset is a part of every larger one.
     """
     keys, classes = records.keys, [str(name) for name in records.classes]
     sizes = Counter(classes)
