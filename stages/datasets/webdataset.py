@@ -1,8 +1,10 @@
-"""Images in tar shards, as img2dataset and webdataset write them: ``KEY.jpg``, ``KEY.json``, ``KEY.txt``, a sample.
+"""Images in tar shards, as img2dataset and webdataset write them: ``KEY.jpg``, ``KEY.json``, ``KEY.txt`` are a sample.
 
 As in webdataset the key is a member's name up to the first dot behind its folders, and the extension all that follows,
-in small letters. ``tarfile`` takes a damaged header, a missing end and a second archive behind the first all for the
-end of the tar: here each of them is an error that says after which member it is.
+in small letters. Members without an extension and hidden ones (``._KEY.jpg``) belong to no sample; they are counted.
+
+``tarfile`` takes a damaged header, a missing end and a second archive behind the first all for the end of the tar.
+Here each of them is an error that says after which member it is.
 """
 
 from __future__ import annotations
