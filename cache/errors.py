@@ -5,6 +5,7 @@ Every message says what must hold, what came, and what to do.
 
 from __future__ import annotations
 
+import difflib
 import errno
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,3 +114,13 @@ class UnwritableError(StoreError):
             f"{path} cannot be written: {error.strerror or error}. Nothing is half done: what was committed before is "
             "kept, and the same command goes on from there. Make room first (or make the folder writable)."
         )
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """The part of a message that names the nearest of ``names``, or nothing.
+
+    >>> did_you_mean("lable", ["label", "domain"])
+    " Did you mean 'label'?"
+    """
+    near = difflib.get_close_matches(name, names, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -32,9 +32,9 @@ from pipeline.views.trust import (
 from stages.analysis import changes, gallery_curve
 from stages.analysis.bounds import run_bounds
 from stages.analysis.compared_runs import ScoredRun, data_notes, matching_heads, outdated
-from stages.analysis.gallery_size import further_distractors
 from stages.analysis.health import NEAR_DUPLICATE, Health, check_health
 from stages.analysis.open_set import Kind
+from stages.analysis.sizes import further_distractors
 from stages.analysis.thresholds import Decision, Ground, choose_thresholds, decision_at
 from stages.retrieval import AttributeMetric
 from stages.retrieval.protocols import MetConfig

@@ -211,17 +211,13 @@ class _Service:
         self._embedding = Batcher(served.embed, capacity=limits.queue, largest=limits.batch)
         self._searching = Batcher(served.find, capacity=_SEARCHES, largest=limits.batch)
         self._pictures = Batcher(served.pictures, capacity=_PICTURES, largest=8)
-        self._queues: dict[str, Batcher[Any, Any]] = {
-            "images": self._embedding,
-            "searches": self._searching,
-            "pictures": self._pictures,
-        }
-        for name, queue in self._queues.items():
+        self._queues: list[Batcher[Any, Any]] = [self._embedding, self._searching, self._pictures]
+        for name, queue in zip(("images", "searches", "pictures"), self._queues, strict=True):
             queue.on_batch = metrics.watch(name, queue.__len__)
 
     def close(self) -> None:
         self._snapshots.close()
-        for queue in self._queues.values():
+        for queue in self._queues:
             queue.close()
 
     async def search(self, wanted: Search, request: Request | None) -> Response:

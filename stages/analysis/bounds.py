@@ -3,7 +3,7 @@
 A score says little without them: with 40 relevant rows in a gallery of 80 a random order has precision@5 of 0.5, and
 with 3 relevant rows no order has more than 0.6.
 
-The floor is the mean over all orders of the rows that a query searches: what :mod:`stages.ranking.tie_averaging` gives
+The floor is the mean over all orders of the rows that a query searches: what :mod:`stages.ranking.ties` gives
 for rows that are all equally similar, or a closed form of its own where what a metric divides by depends on the order.
 The ceiling is the metric itself, of the order that has the R relevant rows first.
 """
@@ -19,9 +19,8 @@ import numpy as np
 
 from cache import Features
 from cache.errors import SettingsError
-from stages.ranking.graded import Ties
 from stages.ranking.metrics import Counts, Metric, Values, best_gain, find_metric
-from stages.ranking.tie_averaging import Tied, averaged
+from stages.ranking.ties import Tied, Ties, averaged
 from stages.records import Records
 from stages.retrieval.attributes import Mixtures, graded_blocks, metric_of
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules
@@ -128,12 +127,9 @@ class _AnyOrder(Tied):
         return precision
 
     @cached_property
-    def before(self) -> Counts:
-        return np.zeros(self.relevant.shape, np.int64)
-
-    @cached_property
-    def within(self) -> Counts:
-        return np.broadcast_to(self.num_relevant[:, None], self.relevant.shape)
+    def hits(self) -> tuple[Values, Values]:
+        shape = self.relevant.shape
+        return np.zeros(shape), np.broadcast_to(self.num_relevant[:, None].astype(np.float64), shape)
 
 
 def _floor(metric: Metric, relevant: int, searched: int) -> float:
@@ -214,7 +210,7 @@ def attribute_bounds(
     *,
     unanswerable: UnanswerablePolicy = "leave_out",
 ) -> Mapping[tuple[str, str], tuple[float, float]]:
-    """Floor and ceiling of each of ``metrics`` by (metric, domain), as :func:`stages.retrieval.score_bounds` has them.
+    """Floor and ceiling of each of ``metrics`` by (metric, domain), as :func:`score_bounds` has them.
 
     Both are means over the orders of what ties: for the floor everything does, for the ceiling what is equally alike.
     ``queries`` and ``gallery`` are those that were scored; raises as :func:`stages.retrieval.evaluate_attributes`.

@@ -46,7 +46,10 @@ class Filled(NamedTuple):
 
 
 class Uris(Mapping[bytes, str]):
-    """The URI of each image of ``records`` that could be read, by its digest, looked up in the table when wanted."""
+    """The URI of each image of ``records`` that could be read, by its digest, of equal ones the last.
+
+    They are looked up in the table when they are wanted.
+    """
 
     def __init__(self, records: Records) -> None:
         self._digests = records.digests
@@ -109,8 +112,7 @@ def extract_all(
     Args:
         records: the images. Those whose bytes could not be read are passed over.
         backbones: the frozen networks with their preprocessing.
-        path: the folder of feature stores, a storage, or an address like ``s3://bucket/shop``; each store's own folder
-            in it is named after the backbone's identity.
+        path: the folder of feature stores, a storage, or an address like ``s3://bucket/shop``.
         batch_size: images in one forward; halved where the memory does not suffice. Changes speed, and numbers only
             by rounding. By default 32 on a CPU; on another device what the store's chunks were computed with, or,
             where there are none yet, found by trial; what a killed run began is finished with its own.
@@ -122,11 +124,8 @@ def extract_all(
         executor: computes the chunks; by default :class:`stages.extraction.LocalExecutor`, this machine.
         wait: for another process that is writing to one of the stores.
 
-    Returns:
-        A :class:`Filled` for each of ``backbones``. ``store.failures(records.digests)`` lists what has no feature.
-
-    Raises:
-        StoreBusyError: another process is writing to one of the stores, and ``wait`` is False.
+    Returns a :class:`Filled` for each of ``backbones``; ``store.failures(records.digests)`` lists what has no feature.
+    Raises StoreBusyError where another process is writing to one of the stores, unless it is to ``wait``.
 
     >>> import tempfile
     >>> from tests.toys.extraction import one_image, toy_backbone
@@ -163,7 +162,10 @@ def extract_all(
         clock = Clock()
         for advance in (executor or LocalExecutor(workers)).execute(job, clock):
             done, failed = done + advance.images, failed + advance.failed
-            _remember_limits(writers, networks)
+            for writer, backbone in zip(writers, networks, strict=True):
+                limit = memory_limit(backbone.forward)  # remembered: a run after a kill is rounded alike
+                if limit is not None and writer.fits != limit:
+                    writer.remember_fits(limit)
             if on_progress is not None and (advance.images or not advance.committed):
                 on_progress(Progress(done, total, failed, clock))
         for writer in writers:
@@ -228,16 +230,11 @@ def _batch_size(backbones: Sequence[Backbone], stores: Sequence[FeatureStore]) -
     return used[-1] if used else find_batch_size([backbone for backbone, _ in on_card])
 
 
-def _remember_limits(writers: Sequence[StoreWriter], backbones: Sequence[Backbone]) -> None:
-    """Put into the plans what the memory turned out to take, so that a run after a kill is rounded alike."""
-    for writer, backbone in zip(writers, backbones, strict=True):
-        limit = memory_limit(backbone.forward)
-        if limit is not None and writer.fits != limit:
-            writer.remember_fits(limit)
-
-
 def find_batch_size(backbones: Sequence[Backbone]) -> int:
-    """The smallest size at which twice as many images would hardly be faster, or would not fit into memory."""
+    """The smallest size at which twice as many images would hardly be faster, or would not fit into memory.
+
+    As in extraction two batches are in memory at once, each in a thread with a stream of its own.
+    """
     forwards = {backbone.forward: backbone.preprocess for backbone in backbones}
     device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")
 

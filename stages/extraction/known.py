@@ -30,9 +30,9 @@ from cache.sealed import json_text, read_json
 from cache.storage import Where, has, storage_of
 from stages.device import check_device, compute_with, device_name
 from stages.extraction.backbones import Backbone, BackboneConfig, announced_backbones, load_backbones
-from stages.extraction.backbones.bundled import BundledConfig
 from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_basis
 from stages.extraction.backbones.precision import ON_A_CARD, resolve_precision
+from stages.extraction.backbones.timm import BundledConfig
 from stages.extraction.decode import DecodeError, NoDecoderError, decode
 from stages.extraction.preprocess import DECODERS
 from stages.records import Records
@@ -75,8 +75,14 @@ def known_backbones(
         backbones = load_backbones(config, device=device)
     backbones = tuple(replace(backbone, sample=sample_of(backbone)) for backbone in backbones)
     note = [
-        {"name": b.name, "dim": b.dim, "views": b.preprocess.stored, "identity": b.identity.fields, "sample": b.sample}
-        for b in backbones
+        {
+            "name": backbone.name,
+            "dim": backbone.dim,
+            "views": backbone.preprocess.stored,
+            "identity": backbone.identity.fields,
+            "sample": backbone.sample,
+        }
+        for backbone in backbones
     ]
     with unless_read_only():
         storage.put(_note_key(config, records), json_text({"backbones": note}).encode())
@@ -101,9 +107,7 @@ def _noted(
         if isinstance(config, PcaConfig):
             basis = PcaBasis.read(storage, basis_key(config, records))
         return announced_backbones(config, note, device=device, basis=basis, on_load=on_load) or None
-    except FileNotFoundError:
-        return None
-    except (ValueError, LookupError, TypeError, StopIteration):  # of another version: made again
+    except (FileNotFoundError, ValueError, LookupError, TypeError, StopIteration):  # none, or of another version
         return None
 
 
@@ -201,7 +205,7 @@ def check_sample(store: FeatureStore, backbone: Backbone, sample: Sample) -> Non
         return
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedStoreError(
-            f"{store.storage.address(_KEY)} cannot be read: {error}. Delete it: it is written again."
+            f"{store.storage.address(_KEY)} cannot be read: {error}. Delete it: the next extraction writes it again."
         ) from error
     apart = beyond_rounding(backbone, stored, sample)
     if not apart:

@@ -29,14 +29,13 @@ the relevant ranks i <= k:
 =================  ===================================================================================================
 
 ``map@k`` alone is refused: four libraries divide it by four different things. With relevance yes or no the linear and
-the exponential gain of nDCG are the same; :mod:`stages.ranking.graded` has both for grades.
+the exponential gain of nDCG are the same; :mod:`stages.ranking.ties` has both for grades.
 
 A query to which nothing is relevant (R = 0) gets 0 from the functions here.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import SettingsError
+from cache.errors import SettingsError, did_you_mean
 
 Relevant: TypeAlias = npt.NDArray[np.bool_]
 Counts: TypeAlias = npt.NDArray[np.int64]
@@ -245,6 +244,5 @@ def find_metric(name: str) -> Metric:
             )
     known = metric_names()
     spelt = re.sub(r"@[0-9]+", "@k", name.lower())
-    near = difflib.get_close_matches(spelt, [stem for stem in known if stem != "mp@k"], n=1)  # mmp@k is meant
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(spelt, [stem for stem in known if stem != "mp@k"])  # mmp@k is meant
     raise SettingsError(f"metrics are {', '.join(known)} (k a whole number from 1), got {name!r}.{hint}")

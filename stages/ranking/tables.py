@@ -18,7 +18,7 @@ from stages.ranking.metrics import Counts, Metric, Relevant, Values
 from stages.ranking.nearest import compare_all, nearest_rows, query_blocks, ranks_by_similarity
 from stages.ranking.normalize import Vectors, check_finite
 from stages.ranking.relevance import Judgement, Mask, Rows
-from stages.ranking.tie_averaging import Tied, averaged, tied_order
+from stages.ranking.ties import Tied, averaged, tied_order
 
 T = TypeVar("T", np.int64, np.float32, np.float64)
 

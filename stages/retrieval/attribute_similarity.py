@@ -8,7 +8,6 @@ common (intersection over union).
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import RecordsError, SettingsError
+from cache.errors import RecordsError, SettingsError, did_you_mean
 from stages.records import Records
 
 SEPARATOR = "|"
@@ -82,11 +81,9 @@ def check_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
     """Raise where ``weights`` are no mixture of the attributes ``names``: RecordsError for an unknown one."""
     for name in weights:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise RecordsError(
-                f"there is no attribute {name!r}.{hint} The dataset names {', '.join(names) or 'none'}: "
-                "dataset.attributes = [...] lists the columns."
+                f"there is no attribute {name!r}.{did_you_mean(name, names)} The dataset names "
+                f"{', '.join(names) or 'none'}: dataset.attributes = [...] lists the columns."
             )
     check_mixture(weights)
 

@@ -20,11 +20,11 @@ import numpy as np
 
 from cache import Features
 from cache.errors import NothingToScoreError, RecordsError, SettingsError
-from stages.ranking.graded import Ties, graded_average_precision, graded_ndcg
 from stages.ranking.metrics import Values
 from stages.ranking.nearest import compare_all, query_blocks
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Rows, own_rows
+from stages.ranking.ties import Ties, graded_average_precision, graded_ndcg
 from stages.records import Records
 from stages.retrieval.attribute_similarity import AttributeGrades, Grades, attribute_names
 from stages.retrieval.legacy import K, legacy_map

@@ -23,7 +23,7 @@ from stages.ranking.metrics import Metric, find_metric
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Rows
 from stages.ranking.tables import Table, relevance_tables
-from stages.ranking.tie_averaging import AVERAGED, check_averaged
+from stages.ranking.ties import AVERAGED, check_averaged
 from stages.records import Records
 from stages.retrieval.attributes import LEGACY, evaluate_legacy
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, SmallDataConfig

@@ -15,7 +15,7 @@ from stages.ranking.nearest import query_blocks
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Mask, Rows
 from stages.ranking.tables import Table, moved_up, table_of_rows, unwanted, without
-from stages.ranking.tie_averaging import AVERAGED, tied_order
+from stages.ranking.ties import AVERAGED, tied_order
 from stages.records import Records
 from stages.retrieval.evaluate import TiePolicy, depths, score_rankings
 from stages.retrieval.gallery import Index

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import RecordsError
-from stages.ranking.graded import Ties, averaged_precision
 from stages.ranking.nearest import compare_all
 from stages.ranking.normalize import unit_length
+from stages.ranking.ties import Ties, averaged_precision
 from stages.records import Records
 
 K = 10
@@ -104,9 +104,7 @@ def _expected(ties: Ties, relevant: npt.NDArray[np.bool_]) -> Values:
     own group if that is the first.
     """
     ranked = np.take_along_axis(relevant, ties.order, axis=1)
-    hits = np.zeros((len(ranked), ranked.shape[1] + 1))
-    hits[:, 1:] = np.cumsum(ranked, axis=1)
-    group = np.take_along_axis(hits, ties.first + ties.size, axis=1) - np.take_along_axis(hits, ties.first, axis=1)
+    _, group = ties.sums(ranked)
     head = group[:, :1] / ties.size[:, :1]  # how likely the dropped row is a relevant one
     full = averaged_precision(ranked, ties) * np.arange(1, ranked.shape[1] + 1)  # relevant x found up to here
     # Of what was found up to a rank, the dropped row: in its own group with the pairs' chance, else with the head's.

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cache import Features
-from cache.errors import NothingToScoreError, RecordsError, SettingsError
+from cache.errors import NothingToScoreError, RecordsError, SettingsError, did_you_mean
 from stages.ranking.intervals import Estimate, class_numbers, estimate
 from stages.ranking.metrics import Values
 from stages.ranking.nearest import search
@@ -96,8 +95,7 @@ def check_recognition(metrics: Sequence[str]) -> None:
         raise SettingsError("metrics must name at least one, got none")
     for name in metrics:
         if name not in _METRICS:
-            near = difflib.get_close_matches(name.lower(), RECOGNITION, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name.lower(), RECOGNITION)
             raise SettingsError(f"metrics of recognition are {', '.join(RECOGNITION)}, got {name!r}.{hint}")
 
 

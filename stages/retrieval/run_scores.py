@@ -17,7 +17,7 @@ from cache import Features
 from cache.errors import SettingsError
 from cache.settings import Settings
 from stages.ranking.metrics import find_metric
-from stages.ranking.tie_averaging import AVERAGED, check_averaged
+from stages.ranking.ties import AVERAGED, check_averaged
 from stages.records import Records
 from stages.retrieval.attribute_similarity import attribute_names, check_mixture, check_weights
 from stages.retrieval.attributes import LEGACY, AttributeMetric, attributes_of, evaluate_attributes, evaluate_legacy

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stages.analysis import by_class_size
-from stages.analysis.class_size import gallery_sizes, training_sizes
+from stages.analysis.sizes import gallery_sizes, training_sizes
 from stages.retrieval.query_values import QueryScores
 from tests.toys.rankings import records_of
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
-from stages.ranking.graded import Ties, graded_average_precision, graded_ndcg
 from stages.ranking.metrics import average_precision
+from stages.ranking.ties import Ties, graded_average_precision, graded_ndcg
 from stages.retrieval import AttributeMetric
 from tests.oracles import attributes as oracle
 

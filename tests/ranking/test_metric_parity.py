@@ -40,8 +40,7 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from stages.ranking import find_metric
-from stages.ranking.graded import Ties
-from stages.ranking.tie_averaging import averaged, tied_order
+from stages.ranking.ties import Ties, averaged, tied_order
 
 Mask = npt.NDArray[np.bool_]
 

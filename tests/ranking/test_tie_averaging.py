@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from stages.ranking import find_metric
-from stages.ranking.tie_averaging import averaged, check_averaged, tied_order
+from stages.ranking.ties import averaged, check_averaged, tied_order
 from tests.oracles import retrieval as oracle
 from tests.oracles.retrieval import orders
 

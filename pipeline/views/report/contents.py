@@ -17,9 +17,8 @@ from pipeline.views.leaderboard import Leaderboard
 from pipeline.views.pages import render
 from pipeline.views.report import curves as drawn
 from pipeline.views.report.curves import MapView, map_view
-from pipeline.views.report.leaderboard import domain_charts, report_leaderboard
 from pipeline.views.report.learning import LearningCurves, learning_curves
-from pipeline.views.report.measured import Measured, measure, overall
+from pipeline.views.report.measured import Measured, domain_charts, measure, overall, report_leaderboard
 from pipeline.views.report.origins import Origins, origins
 from pipeline.views.report.queries import LISTS, Query, shown_queries
 from pipeline.views.thumbnails import Thumbnail, thumbnails

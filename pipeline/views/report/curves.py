@@ -15,7 +15,7 @@ from pipeline.views.report.measured import Measured
 from stages.analysis import SizedScore, gallery_curve
 from stages.analysis.embedding_map import EmbeddingMap, MappedImage, embedding_map
 from stages.analysis.first_ranks import FirstRanks
-from stages.analysis.gallery_size import further_distractors
+from stages.analysis.sizes import further_distractors
 from stages.ranking.intervals import class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values, at_every_k
 from stages.ranking.nearest import Rows

@@ -87,12 +87,14 @@ class Shard:
     def draw(self, subcenters: int, dim: int, generator: torch.Generator) -> Tensor:
         """The rows here of a matrix (k*C, E) of ``nn.init.xavier_uniform_``, of which a part is in memory at a time."""
         bound = math.sqrt(3) * math.sqrt(2 / (self.classes * subcenters + dim))  # to the bit
-        parts = []
+        table, filled = torch.empty(subcenters * len(self), dim), 0
         for low in list(range(0, self.classes, _ROWS_AT_ONCE)) * subcenters:
             rows = min(_ROWS_AT_ONCE, self.classes - low)
             drawn = torch.empty(rows, dim).uniform_(-bound, bound, generator=generator)
-            parts.append(drawn[max(self.low - low, 0) : max(self.high - low, 0)].clone())
-        return torch.cat(parts)
+            own = drawn[max(self.low - low, 0) : max(self.high - low, 0)]
+            table[filled : filled + len(own)] = own
+            filled += len(own)
+        return table
 
 
 WHOLE = Shard(0, 0, 0)  # of one process, however many classes there are

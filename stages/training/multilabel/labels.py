@@ -5,7 +5,6 @@ What cannot be learned of them is refused by column and count.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections import Counter
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cache.errors import RecordsError
+from cache.errors import RecordsError, did_you_mean
 from stages.records import Records
 from stages.training.multilabel.kinds import AttributesConfig, MultilabelHeadConfig, PosteriorHeadConfig
 
@@ -122,11 +121,9 @@ def read_attributes(records: Records, config: AttributesConfig) -> Attributes:
     names = config.names or there
     for name in (*names, *config.several):
         if name not in there:
-            near = difflib.get_close_matches(name, there, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise RecordsError(
-                f"the records have no attribute {name!r}.{hint} dataset.attributes lists the columns that are "
-                f"attributes; it has {', '.join(there) or 'none'}."
+                f"the records have no attribute {name!r}.{did_you_mean(name, there)} dataset.attributes lists the "
+                f"columns that are attributes; it has {', '.join(there) or 'none'}."
             )
     if not names:
         raise RecordsError("there are no attributes to learn: name their columns, dataset.attributes = [...]")

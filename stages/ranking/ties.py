@@ -4,13 +4,24 @@ Rows of one similarity have no order, and an order by gallery row, file name or 
 Najork, ECIR 2008). Rank n lies in a group of t rows, r of them relevant, that begins after rank f:
 
 - it is relevant with r / t: so every metric that adds up relevant ranks follows from these shares;
-- the mean of "relevant, times the precision up to here" is in :func:`stages.ranking.graded.averaged_precision`: so
+- the mean of "relevant, times the precision up to here" is in :func:`averaged_precision`: so
   every average precision of a fixed divisor follows;
 - none of m rows drawn from the group is relevant with the product of (t - r - j) / (t - j) over j < m: ``hit@k``;
 - the first relevant row of the group is its row j with C(t - j - 1, r - 1) / C(t, r): ``mrr``.
 
 ``mp@k`` and ``map@k/hits`` divide by what itself depends on the order: for them there is no such form, and none is made
 up.
+
+Metrics of a ranking whose rows are relevant by grades in [0, 1] are here too, as the same mean over orders:
+
+===================  =================================================================================================
+``graded_map``       graded average precision (Robertson, Kanoulas and Yilmaz, SIGIR 2010), every threshold of the grade
+                     equally likely: the sum over the ranks n of sum(min(g_m, g_n) for m <= n) / n, of the sum of all
+                     grades. With grades 0 and 1 it is ``map``.
+``graded_ndcg``      the sum of g_n / log2(n + 1) over the ranks n, of what the best ranking has (Jarvelin and
+                     Kekalainen, 2002): linear gain. ``graded_ndcg@k`` looks at the first k.
+``graded_ndcg_exp``  the same with the exponential gain 2^g_n - 1 (Burges et al., 2005); and ``graded_ndcg_exp@k``
+===================  =================================================================================================
 """
 
 from __future__ import annotations
@@ -18,13 +29,94 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.errors import SettingsError
-from stages.ranking.graded import Ties, averaged_precision
 from stages.ranking.metrics import Counts, Metric, Relevant, Values, best_gain, divisor
+
+_SAME = 1e-9  # grades nearer than this differ by rounding
+
+
+class Ties(NamedTuple):
+    """The ranks of Q rankings of G rows, in groups of one similarity; all (Q, G), by rank.
+
+    ``first`` is the rank, from 0, at which a rank's group begins, and ``size`` how many rows the group has.
+    """
+
+    order: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, similarity: npt.NDArray[np.floating]) -> Ties:
+        """The groups of ``similarity`` (Q, G), the highest first."""
+        order = np.argsort(-similarity, axis=1, kind="stable")
+        ranked = np.take_along_axis(similarity, order, axis=1)
+        starts = np.ones(ranked.shape, np.bool_)
+        starts[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+        ranks = np.broadcast_to(np.arange(ranked.shape[1]), ranked.shape)
+        first = np.maximum.accumulate(np.where(starts, ranks, 0), axis=1)
+        ends = np.ones(ranked.shape, np.bool_)
+        ends[:, :-1] = starts[:, 1:]
+        last = np.minimum.accumulate(np.where(ends, ranks, ranked.shape[1])[:, ::-1], axis=1)[:, ::-1]
+        return cls(order, first, last - first + 1)
+
+    def sums(self, ranked: npt.NDArray[np.generic]) -> tuple[Values, Values]:
+        """Of values ``ranked`` (Q, G) the sums before the group of each rank, and within it, both (Q, G)."""
+        totals = np.zeros((len(ranked), ranked.shape[1] + 1))
+        totals[:, 1:] = np.cumsum(ranked, axis=1)
+        before = np.take_along_axis(totals, self.first, axis=1)
+        return before, np.take_along_axis(totals, self.first + self.size, axis=1) - before
+
+
+def averaged_precision(relevant: npt.NDArray[np.bool_], ties: Ties) -> Values:
+    """At each rank (Q, G), the mean of "relevant, times the precision up to here" over the orders of what ties.
+
+    ``relevant`` (Q, G) is by rank, in any order within a group. A rank at place k of a group of t rows, r of them
+    relevant, is relevant with r/t, and then (k - 1)(r - 1)/(t - 1) of the k - 1 before it in the group are.
+    """
+    before, within = ties.sums(relevant)
+    place = np.arange(relevant.shape[1]) - ties.first  # k - 1
+    earlier = place * (within - 1) / np.maximum(ties.size - 1, 1)
+    precision: Values = within / ties.size * (before + 1 + earlier) / (np.arange(relevant.shape[1]) + 1)
+    return precision
+
+
+def graded_average_precision(grades: Values, ties: Ties) -> Values:
+    """``graded_map`` of each query (Q,), NaN where all ``grades`` (Q, G), by gallery row, are 0."""
+    ranked = np.take_along_axis(grades, ties.order, axis=1)
+    levels = np.unique(np.round(ranked / _SAME)) * _SAME
+    levels = levels[levels > _SAME / 2]
+    gained, possible = np.zeros(len(ranked)), np.zeros(len(ranked))
+    below = 0.0
+    for level in levels:  # min(a, b) is the measure of the thresholds that both reach
+        relevant = ranked > level - _SAME
+        gained += (level - below) * averaged_precision(relevant, ties).sum(1)
+        possible += (level - below) * relevant.sum(1)
+        below = level
+    value: Values = np.divide(gained, possible, out=np.full(len(ranked), np.nan), where=possible > 0)
+    return value
+
+
+def graded_ndcg(grades: Values, ties: Ties, k: int | None = None, *, exponential: bool = False) -> Values:
+    """``graded_ndcg`` of each query (Q,), of the first ``k`` ranks or all; NaN where all ``grades`` (Q, G) are 0.
+
+    A grade g gains g, or 2^g - 1 where that is to be ``exponential``.
+    """
+    if exponential:
+        grades = np.exp2(grades) - 1
+    width = grades.shape[1]
+    discounts = 1 / np.log2(np.arange(width) + 2.0)
+    discounts[width if k is None else k :] = 0
+    _, of_group = ties.sums(np.take_along_axis(grades, ties.order, axis=1))
+    gained = (of_group / ties.size * discounts).sum(1)
+    best = (np.sort(grades, axis=1)[:, ::-1] * discounts).sum(1)
+    value: Values = np.divide(gained, best, out=np.full(len(grades), np.nan), where=best > 0)
+    return value
+
 
 AVERAGED = "expected"
 
@@ -45,24 +137,13 @@ class Tied:
     @cached_property
     def share(self) -> Values:
         """How likely each rank (Q, G) is relevant."""
-        share: Values = self.within / self.ties.size
+        share: Values = self.hits[1] / self.ties.size
         return share
 
     @cached_property
-    def before(self) -> Counts:
-        """How many relevant rows come before the group of each rank, (Q, G)."""
-        return np.take_along_axis(self._found, self.ties.first, axis=1)
-
-    @cached_property
-    def within(self) -> Counts:
-        """How many relevant rows the group of each rank has, (Q, G)."""
-        return np.take_along_axis(self._found, self.ties.first + self.ties.size, axis=1) - self.before
-
-    @cached_property
-    def _found(self) -> Counts:
-        hits = np.zeros((len(self.relevant), self.relevant.shape[1] + 1), np.int64)
-        hits[:, 1:] = np.cumsum(self.relevant, axis=1)
-        return hits
+    def hits(self) -> tuple[Values, Values]:
+        """How many relevant rows come before the group of each rank, and how many are in it, both (Q, G)."""
+        return self.ties.sums(self.relevant)
 
 
 def averaged(metric: Metric, table: Tied) -> Values:
@@ -126,9 +207,9 @@ def _ndcg(table: Tied, metric: Metric) -> Values:
 
 def _hit(table: Tied, metric: Metric) -> Values:
     last = min(int(metric.k or 0), table.relevant.shape[1]) - 1
-    size, relevant = table.ties.size[:, last], table.within[:, last]
+    size, (before, relevant) = table.ties.size[:, last], (counts[:, last] for counts in table.hits)
     drawn = last + 1 - table.ties.first[:, last]
-    none = (table.before[:, last] == 0).astype(np.float64)
+    none = (before == 0).astype(np.float64)
     for place in range(int(drawn.max(initial=0))):
         left = np.maximum(size - relevant - place, 0) / np.maximum(size - place, 1)
         none *= np.where(place < drawn, left, 1.0)
@@ -138,8 +219,9 @@ def _hit(table: Tied, metric: Metric) -> Values:
 
 def _reciprocal_rank(table: Tied, metric: Metric) -> Values:
     queries = np.arange(len(table.relevant))
-    at = np.argmax(table.within > 0, axis=1)  # the first rank of the first group with something relevant
-    size, relevant = table.ties.size[queries, at], np.maximum(table.within[queries, at], 1)
+    _, within = table.hits
+    at = np.argmax(within > 0, axis=1)  # the first rank of the first group with something relevant
+    size, relevant = table.ties.size[queries, at], np.maximum(within[queries, at], 1)
     chance, total = relevant / size, np.zeros(len(queries))
     for place in range(int((size - relevant).max(initial=-1)) + 1):
         rank = at + place + 1
