@@ -120,7 +120,7 @@ class Vector(nn.Module):
         return ((_unit(vector.float()) * _GRID).round() / _GRID)[0]
 
     def _fused(self, parts: list[Tensor], proportions: Tensor) -> Tensor:
-        """See :func:`cache.fusion.fuse`."""
+        """See :func:`cache.features.fuse`."""
         rows = [_unit(part.float()) for part in parts] + ([proportions[None]] if self.sizes else [])
         return torch.cat(rows, 1).to(self.dtype)
 

@@ -210,7 +210,7 @@ def attribute_bounds(
     *,
     unanswerable: UnanswerablePolicy = "leave_out",
 ) -> Mapping[tuple[str, str], tuple[float, float]]:
-    """Floor and ceiling of each of ``metrics`` by (metric, domain), as :func:`stages.retrieval.score_bounds` has them.
+    """Floor and ceiling of each of ``metrics`` by (metric, domain), as :func:`score_bounds` has them.
 
     Both are means over the orders of what ties: for the floor everything does, for the ceiling what is equally alike.
     ``queries`` and ``gallery`` are those that were scored; raises as :func:`stages.retrieval.evaluate_attributes`.

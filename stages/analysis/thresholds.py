@@ -1,4 +1,4 @@
-"""A threshold of a wanted error rate, which fresh classes keep.
+"""A threshold of a wanted error rate, which fresh classes keep, from validation queries; its rates on test queries.
 
 Above the (k + 1)-th highest of n similarities are k, but a fresh one is with probability (k + 1) / (n + 1), more than
 k / n. And queries of one class err together, so with few classes the highest similarities are those of few of them.

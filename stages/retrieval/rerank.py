@@ -74,18 +74,23 @@ class DatabaseAugmentationConfig(_MeanConfig):
         ranked = np.full((len(queries), k), -1, np.int64)
         ranked[itself < 0] = nearest_rows(augmented, queries[itself < 0], k, itself[itself < 0])
         helped = _helped(near[:, : self.n])
-        for query in np.flatnonzero(itself >= 0):
-            own, moved, vector = itself[query], helped[itself[query]], queries[query]
-            rows = nearest_rows(augmented, vector[None], min(k + len(moved), len(gallery)), itself[query : query + 1])[
-                0
-            ]
-            unmoved = rows[(rows >= 0) & ~np.isin(rows, moved)]
-            others = np.where(near[moved] == own, -1, near[moved])  # the next nearest takes the place of the query
-            again = _with_neighbours(gallery[moved], gallery, others, self.alpha)
-            every, vectors = np.concatenate([unmoved, moved]), np.concatenate([augmented[unmoved], again])
-            similarity = (vectors.astype(np.float64) @ vector.astype(np.float64)).astype(np.float32)
-            first = every[np.lexsort((every, -similarity))[:k]]
-            ranked[query, : len(first)] = first
+        inside = np.flatnonzero(itself >= 0)
+        more = np.array([-(-len(helped[row]) // 16) * 16 for row in itself[inside]], np.int64)
+        for most in np.unique(more).tolist():  # queries that help about as many rows are searched for together
+            some = inside[more == most]
+            for block in query_blocks(len(some), (k + most) * gallery.shape[1]):
+                own = some[block]
+                nearest = nearest_rows(augmented, queries[own], min(k + most, len(gallery)), itself[own])
+                for query, rows in zip(own.tolist(), nearest, strict=True):
+                    vector, moved = queries[query], helped[itself[query]]
+                    unmoved = rows[(rows >= 0) & ~np.isin(rows, moved)]
+                    # The next nearest takes the place of the query.
+                    others = np.where(near[moved] == itself[query], -1, near[moved])
+                    again = _with_neighbours(gallery[moved], gallery, others, self.alpha)
+                    every, vectors = np.concatenate([unmoved, moved]), np.concatenate([augmented[unmoved], again])
+                    similarity = (vectors.astype(np.float64) @ vector.astype(np.float64)).astype(np.float32)
+                    first = every[np.lexsort((every, -similarity))[:k]]
+                    ranked[query, : len(first)] = first
         return ranked
 
 

@@ -112,12 +112,7 @@ def test_killed_at_any_write_the_next_build_goes_on_and_ends_the_same(tmp_path: 
     with Forks("tests.toys.dying:build_until_killed") as forks:
         assert forks.run(str(tmp_path / "whole"), 99) == 0
         whole = {key: LocalStorage(tmp_path / "whole").read(key) for key in LocalStorage(tmp_path / "whole").list()}
-        for write in (
-            1,
-            3,
-            5,
-            7,
-        ):  # of: what is faiss_search, three shards, two files of the snapshot, and what names them
+        for write in (1, 3, 5, 7):  # of: what is learned, three shards, two files of the snapshot, and what names them
             folder = tmp_path / str(write)
             assert forks.run(str(folder), write) == -signal.SIGKILL
             with pytest.raises(DamagedStoreError, match="holds no finished index"):

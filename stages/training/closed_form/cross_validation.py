@@ -34,7 +34,6 @@ from stages.training.rows.validation import mmp5
 _CLASSES = 4_000  # with more, as many are drawn
 _ROWS = 20_000  # with more, the largest classes give only as many rows as fit
 _QUERIES = 2_000  # a fold; all its rows are the gallery
-_AS_THEY_ARE = InputsConfig(center=False, rescale="none")
 
 # A direction in which no class mean varies comes after the others, in the order of the total scatter.
 _REST = 1e-3
@@ -55,14 +54,14 @@ class Scatters:
         statistics = gather_statistics(inputs, features, classes)
         within = statistics.within()
         if len(torch.unique(classes.domains)) > 1:
-            statistics = gather_statistics(inputs, features, classes, classes.row_weights())
+            statistics = gather_statistics(inputs, features, classes, classes.weights(classes.sizes))
         values, vectors = descending(within.to(dtype))
         self.vectors = vectors  # eigenvectors of S_w, the covariance within classes, in columns (D, D)
         self.values = values.clamp(min=0)  # its eigenvalues (D,), largest first
         self.level = float(within.trace()) / size  # their mean over all dimensions of the feature
         self.between, self.total = (  # S_b, the covariance of class means, and S_t, the second moment, in that basis
             vectors.T @ scatter.to(dtype) @ vectors
-            for scatter in (statistics.between(classes.class_weights()), statistics.second_moment())
+            for scatter in (statistics.between(classes.weights(torch.ones(classes.count))), statistics.second_moment())
         )
         self.rank = classes.count - 1  # the number of directions that class means span
 
@@ -175,14 +174,11 @@ class _Trials:
 
 
 class _Fold:
-    """Scatters of the rows that are not ``held`` out, and those that are, of which some are queries.
-
-    ``rows`` (n, R) were reduced from ``size`` dimensions.
-    """
+    """Scatters of ``rows`` (n, R), reduced from ``size`` dimensions, that are not ``held`` out, and those that are."""
 
     def __init__(self, rows: Tensor, classes: Classes, held: Tensor, size: int, seed: int) -> None:
         learned, self.classes = classes.take((~held).nonzero()[:, 0]), classes.take(held.nonzero()[:, 0])
-        plain = Inputs(_AS_THEY_ARE, [rows.shape[1]])
+        plain = Inputs(InputsConfig(center=False, rescale="none"), [rows.shape[1]])
         self.scatters = Scatters(plain, rows[~held], learned, size=size, dtype=torch.float32)
         self.rows = rows[held]
         order = np.random.default_rng(seed).permutation(self.classes.rows)
@@ -204,13 +200,11 @@ class _Fold:
 
 
 def drawn_rows(classes: Classes, seed: int) -> Tensor | None:
-    """Positions (n,) of the rows that folds are made of: at most 20,000 of 4,000 classes; None for all rows.
-
-    Classes of one row, which cannot be searched for, are drawn last.
-    """
+    """Positions (n,) of the rows that folds are made of: at most 20,000 of 4,000 classes; None for all rows."""
     if classes.rows <= _ROWS:
         return None
     rng = np.random.default_rng(seed)
+    # classes of one row, which cannot be searched for, are drawn last
     sampled = torch.zeros(classes.count, dtype=torch.bool)
     shuffled = torch.from_numpy(rng.permutation(classes.count))
     sampled[shuffled[(classes.sizes[shuffled] == 1).long().argsort(stable=True)][:_CLASSES]] = True

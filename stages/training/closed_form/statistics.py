@@ -43,15 +43,10 @@ class Classes:
     def count(self) -> int:
         return len(self.sizes)
 
-    def row_weights(self) -> Tensor:
-        """What a row of each class weighs (C,), float64, when every domain is to weigh the same; over all rows, 1."""
-        rows = torch.bincount(self.domains, self.sizes.double())
-        return (1 / (len(rows) * rows))[self.domains]
-
-    def class_weights(self) -> Tensor:
-        """What each class weighs (C,), float64, when every domain is to weigh the same; their sum is 1."""
-        classes = torch.bincount(self.domains).double()
-        return (1 / (len(classes) * classes))[self.domains]
+    def weights(self, counts: Tensor) -> Tensor:
+        """What one of the ``counts`` (C,) of a class weighs when every domain is to weigh the same; all together, 1."""
+        counted = torch.bincount(self.domains, counts.double())
+        return (1 / (len(counted) * counted))[self.domains]
 
     def take(self, rows: Tensor) -> Classes:
         """The classes of ``rows`` (n,), positions, numbered anew."""

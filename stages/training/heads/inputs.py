@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -14,12 +14,8 @@ from stages.training.losses.angle import normalize
 _BLOCK = 8192  # rows at a time, when statistics are taken
 
 
-class Blocks(Protocol):
+class Blocks(Sized, Iterable[Tensor], Protocol):
     """N rows that are not in memory together: each iteration gives blocks (n, D) in order."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Tensor]: ...
 
 
 Rows: TypeAlias = Tensor | Blocks

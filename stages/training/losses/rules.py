@@ -87,8 +87,7 @@ class FixedScale(Rule):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        others = max(classes - 1, 2)
-        self.register_buffer("value", torch.tensor(math.sqrt(2) * math.log(others)))
+        self.register_buffer("value", torch.tensor(math.sqrt(2) * math.log(max(classes - 1, 2))))
 
     def scale(self, _scale: float) -> Tensor:
         return self.value
@@ -107,12 +106,9 @@ class AdaptiveScale(FixedScale):
 
 
 class Curriculum(Moved):
-    """The target's angle plus the margin; another class's cosine c that lies above that becomes c * (progress + c).
+    """The target's angle plus the margin; another class's cosine c that lies above that becomes c * (progress + c)."""
 
-    ``progress`` is a running mean of the target's cosine, from 0.
-    """
-
-    progress: Tensor
+    progress: Tensor  # a running mean of the target's cosine, from 0
 
     def __init__(self, margin: MarginSetting, class_sizes: Tensor) -> None:
         super().__init__(add_angle, margin, class_sizes)

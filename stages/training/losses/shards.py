@@ -35,11 +35,7 @@ class Shard:
 
     @classmethod
     def of(cls, classes: int, group: distributed.ProcessGroup | None) -> Shard:
-        """Of ``classes`` as many as the others have, give or take one; all without a ``group``.
-
-        >>> Shard.of(7, None)
-        Shard(classes=7, low=0, high=7, group=None)
-        """
+        """Of ``classes`` as many as the others have, give or take one; all without a ``group``."""
         if group is None:
             return cls(classes, 0, classes)
         rank, size = distributed.get_rank(group), distributed.get_world_size(group)
@@ -91,12 +87,14 @@ class Shard:
     def draw(self, subcenters: int, dim: int, generator: torch.Generator) -> Tensor:
         """The rows here of a matrix (k*C, E) of ``nn.init.xavier_uniform_``, of which a part is in memory at a time."""
         bound = math.sqrt(3) * math.sqrt(2 / (self.classes * subcenters + dim))  # to the bit
-        parts = []
+        table, filled = torch.empty(subcenters * len(self), dim), 0
         for low in list(range(0, self.classes, _ROWS_AT_ONCE)) * subcenters:
             rows = min(_ROWS_AT_ONCE, self.classes - low)
             drawn = torch.empty(rows, dim).uniform_(-bound, bound, generator=generator)
-            parts.append(drawn[max(self.low - low, 0) : max(self.high - low, 0)].clone())
-        return torch.cat(parts)
+            own = drawn[max(self.low - low, 0) : max(self.high - low, 0)]
+            table[filled : filled + len(own)] = own
+            filled += len(own)
+        return table
 
 
 WHOLE = Shard(0, 0, 0)  # of one process, however many classes there are

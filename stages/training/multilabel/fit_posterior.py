@@ -136,7 +136,6 @@ class _Task:
         return every
 
     def finish(self, point: Point) -> PosteriorNetwork:
-        """The network at ``point``."""
         network = self.network
         fits = [regression.ridge.fit(regression.targets, point.penalty) for regression in self.regressions]
         weight, bias = (torch.cat(several, -1) for several in zip(*fits, strict=True))

@@ -66,13 +66,11 @@ class AsymmetricConfig(Settings):
 class AttributeContrastConfig(Settings):
     """Supervised contrast by the overlap of labels (MultiSupCon).
 
-    Of a record i, each other record j of the batch is a positive of the weight s_ij = overlap^power, the overlap being
-    the share of i's attributes that j has too: the mean by these weights of -log softmax(z_i z_j / temperature).
-
     Args:
         weight: the factor of this loss.
-        temperature: in units of the cosine.
-        power: above 1, records that share a little are hardly positives.
+        temperature: of the softmax over the other records of the batch, in units of the cosine.
+        power: each is a positive of the weight overlap^power, the overlap being the share of a record's attributes that
+            it has too; above 1, records that share a little are hardly positives.
     """
 
     weight: _Positive = 1.0

@@ -72,10 +72,7 @@ class Vocabulary:
         return _indicators(self._numbers(records), len(self.words))
 
     def sentences(self, records: Records) -> tuple[Tensor, Tensor]:
-        """The words (N, L) of each record by number, each once, in their order, -1 past the end; their counts (N,).
-
-        A record without tags has the count -1.
-        """
+        """The words (N, L) of each record by number, in order, -1 past the end; their counts (N,), -1 without tags."""
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
@@ -118,8 +115,7 @@ def read_attribute_targets(head: object, records: Records) -> AttributeTargets |
 def read_attributes(records: Records, config: AttributesConfig) -> Attributes:
     """The attributes of training ``records`` that ``config`` names.
 
-    Raises RecordsError, with the column and the count, for a column that is not there; and, unless unusable ones are
-    left out, for an attribute of fewer than two values, one with values seen too seldom, and records without any.
+    Raises RecordsError, with column and count, for a column that is not there and for what ``unusable`` refuses.
     """
     there = tuple(name.removeprefix(_STEM) for name in records.table.column_names if name.startswith(_STEM))
     names = config.names or there
@@ -163,17 +159,18 @@ def attributes_digest(records: Records) -> str:
 
 
 def read_vocabulary(records: Records) -> Vocabulary:
-    """The words that more than five of ``records`` have.
-
-    Raises RecordsError, with the count, where no record has tags, where they are no text, and where no word is left.
-    """
+    """The words that more than five of ``records`` have. Raises RecordsError, with the count, where there is none."""
     texts = [text for text in records.table["tags"].to_pylist() if text is not None]
     if not texts:
         raise RecordsError(
             f"none of {len(records):,} training records has tags. Name a column of text, dataset.tags (lists and "
             "other tables of values are no text), or learn the attributes alone: task = 'attributes'."
         )
-    if all(_is_number(text) for text in texts):
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:  # a text
+        numbers = []
+    if numbers:
         raise RecordsError(
             f"dataset.tags names a column that is not text: all of its {len(texts):,} values in the training records "
             f"are numbers, such as {texts[0]!r}. Name the column with the names of the products."
@@ -221,11 +218,3 @@ def _unusable(name: str, counts: Counter[str], rows: int, minimum: int) -> str |
         f"the attribute {name!r} has {len(rare):,} of {len(counts):,} values in fewer than {minimum} of {rows:,} "
         f"training records: {shown}. Mend or empty those cells, or lower attributes.minimum_count."
     )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -73,10 +73,7 @@ def binary(logits: Tensor, there: Tensor, config: AsymmetricConfig | None) -> Te
 
 
 def overlap(targets: Sequence[Tensor]) -> Tensor:
-    """The share (B, B) of the attributes of row i that row j has too; missing values of i do not count.
-
-    Of an attribute of several values the share in common counts.
-    """
+    """The share (B, B) of the attributes that row i has, or of their several values, that row j has too."""
     shared, known = torch.zeros(()), torch.zeros(())
     for target in targets:
         if target.ndim == 1:
@@ -94,10 +91,7 @@ def overlap(targets: Sequence[Tensor]) -> Tensor:
 
 
 def contrast(hidden: Tensor, shared: Tensor, config: AttributeContrastConfig) -> Tensor:
-    """The mean contrastive loss of ``hidden`` (B, E), of any length, whose labels overlap by ``shared`` (B, B).
-
-    A row that has nothing in common with any other of its batch has no part in the mean.
-    """
+    """The mean contrastive loss of rows of ``hidden`` (B, E) that overlap with others, by ``shared`` (B, B)."""
     others = ~torch.eye(len(hidden), dtype=torch.bool, device=hidden.device)
     weights = shared**config.power * others
     unit = normalize(hidden)
@@ -253,10 +247,7 @@ def build_objective(
     labels: Tensor,
     generator: torch.Generator,
 ) -> Objective:
-    """The objective of a hidden layer of size ``dim`` over ``records`` with ``labels`` (N,).
-
-    ``instance`` is the loss on labels, if any; what is random is drawn from ``generator``.
-    """
+    """The objective of a hidden layer of size ``dim`` over ``records``; ``instance`` is the loss on ``labels`` (N,)."""
     tasks: dict[str, nn.Module] = {}
     words, attributes = targets.vocabulary, targets.attributes
     each = [] if attributes is None else attributes.targets(records)

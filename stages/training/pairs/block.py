@@ -74,7 +74,6 @@ class Block:
 
     @cached_property
     def all_cosines(self) -> Tensor:
-        """Those to be differentiated."""
         return self.cosines.detach().requires_grad_(self.learn)
 
     def cosines_of(self, row: Tensor, column: Tensor) -> Tensor:
@@ -82,7 +81,6 @@ class Block:
         return self.cosines.view(-1).gather(0, row * self.cosines.shape[1] + column)
 
     def cosines_of_triplets(self, triplets: Triplets) -> tuple[Tensor, Tensor]:
-        """The cosines (T,) of the positives and of the negatives, without gradient."""
         row, positive, negative = triplets
         return self.cosines_of(row, positive), self.cosines_of(row, negative)
 
@@ -121,12 +119,11 @@ class PairStatistics:
 
     @property
     def zero_share(self) -> float | None:
-        """The share without a loss; None where nothing was chosen."""
         return self.zero / self.chosen if self.chosen else None
 
     @property
     def hardness(self) -> float | None:
-        """The mean cosine of the negatives minus that of the positives; None where there are none of either."""
+        """The mean cosine of the negatives minus that of the positives."""
         if not self.positives or not self.negatives:
             return None
         return self.negative / self.negatives - self.positive / self.positives

@@ -27,9 +27,13 @@ class MultiSimilarity(PairRule):
         self.config = config
 
     def sums(self, block: Block) -> Sums:
-        config = self.config
+        config, (row, column) = self.config, block.positives
         with torch.no_grad():
-            (row, column), far = self._chosen(block)
+            cosines = block.cosines_of(row, column)
+            near = cosines - config.slack_cos < block.negative_cosines.amax(1)[row]
+            farthest = cosines.new_full((len(block.cosines),), torch.inf).scatter_reduce(0, row, cosines, "amin")
+            far = block.negative_cosines <= (farthest - config.slack_cos)[:, None]  # and what is no negative
+            row, column = row[near], column[near]
             several = int(torch.bincount(row, minlength=1).max())
         exponents = block.cosines.new_full((len(block.cosines), several + 1), _NOTHING)
         own = config.positive_scale * (config.threshold_cos - block.differentiable(row, column))
@@ -39,17 +43,9 @@ class MultiSimilarity(PairRule):
         losses = of_positives + of_negatives
         positive = float(block.cosines_of(row, column).sum(dtype=torch.float64))
         negative = float(block.cosines.masked_fill(far, 0.0).sum(1).sum(dtype=torch.float64))
-        near, zero = far.numel() - int(far.sum()), float((losses == 0).sum())
-        statistics = PairStatistics(len(losses), zero, positive, len(row), negative, near)
+        negatives, zero = far.numel() - int(far.sum()), float((losses == 0).sum())
+        statistics = PairStatistics(len(losses), zero, positive, len(row), negative, negatives)
         return Sums(losses.sum()[None], losses.new_tensor([len(losses)]), statistics)
-
-    def _chosen(self, block: Block) -> tuple[Pairs, Tensor]:
-        """The positives that are looked at, and (b, R) what is no negative that is."""
-        slack, (row, column) = self.config.slack_cos, block.positives
-        cosines = block.cosines_of(row, column)
-        near = cosines - slack < block.negative_cosines.amax(1)[row]
-        farthest = cosines.new_full((len(block.cosines),), torch.inf).scatter_reduce(0, row, cosines, "amin")
-        return Pairs(row[near], column[near]), block.negative_cosines <= (farthest - slack)[:, None]
 
 
 def _log_of_one_plus(exponents: Tensor) -> Tensor:

@@ -73,7 +73,14 @@ class Contrastive(PairRule):
 
     def sums(self, block: Block) -> Sums:
         with torch.no_grad():
-            positive, negative = self._chosen(block)
+            if isinstance(self.config.miner, AllConfig):  # of all pairs those that can have a loss
+                near = block.cosines > 1 - self._loss.neg_margin**2 / 2 - _ROUNDING  # d^2 = 2 - 2 c
+                row, column = near.nonzero(as_tuple=True)
+                other = block.labels[row] != block.against_labels[column]
+                positive, negative = block.positives, Pairs(row[other], column[other])
+            else:
+                row, *columns = pick(self.config.miner, block, self._loss.neg_margin)
+                positive, negative = (Pairs(row, column) for column in columns)
         cosines = block.differentiable(*positive), block.differentiable(*negative)
         per_pair = self._loss.get_per_pair_loss
         losses = per_pair(distance_of(cosines[0]), "pos"), per_pair(distance_of(cosines[1]), "neg")
@@ -84,16 +91,6 @@ class Contrastive(PairRule):
             return Sums(totals, counts, statistics_of(chosen, chosen - counts.sum(), *cosines))
         pairs = float(block.cosines.numel() - len(block.self_pairs.row))
         return Sums(totals, counts, statistics_of_all(block, pairs, pairs - float(counts.sum())))
-
-    def _chosen(self, block: Block) -> tuple[Pairs, Pairs]:
-        """Pairs by the miner; of all pairs, those that can have a loss."""
-        if not isinstance(self.config.miner, AllConfig):
-            row, positive, negative = pick(self.config.miner, block, self._loss.neg_margin)
-            return Pairs(row, positive), Pairs(row, negative)
-        near = block.cosines > 1 - self._loss.neg_margin**2 / 2 - _ROUNDING  # d^2 = 2 - 2 c
-        row, column = near.nonzero(as_tuple=True)
-        other = block.labels[row] != block.against_labels[column]
-        return block.positives, Pairs(row[other], column[other])
 
 
 class Triplet(PairRule):

@@ -102,12 +102,9 @@ class EasyPositivesConfig(Settings):
     margin_dist: Annotated[float | None, _OWN_MARGIN] = None
 
 
-MinerConfig: TypeAlias = Annotated[
-    DistanceWeightedConfig | EasyPositivesConfig | HardConfig | SemiHardConfig, Field(discriminator="kind")
-]
-AllOrMinedConfig: TypeAlias = Annotated[
-    AllConfig | DistanceWeightedConfig | EasyPositivesConfig | HardConfig | SemiHardConfig, Field(discriminator="kind")
-]
+_Miners: TypeAlias = DistanceWeightedConfig | EasyPositivesConfig | HardConfig | SemiHardConfig
+MinerConfig: TypeAlias = Annotated[_Miners, Field(discriminator="kind")]
+AllOrMinedConfig: TypeAlias = Annotated[AllConfig | _Miners, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class PairLoss(nn.Module):
         return [], 1.0
 
     def take_statistics(self) -> PairStatistics:
-        """Statistics of the pairs since the last call."""
+        """Those since the last call."""
         statistics, self._statistics = self._statistics, PairStatistics()
         return statistics
 

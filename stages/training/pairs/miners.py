@@ -15,6 +15,7 @@ from stages.training.pairs.kinds import (
 )
 
 _BELOW_ONE = 1 - 1e-9
+_PASSES = 16  # with more positives a row than this, one sort takes less time than a pass over the negatives for each
 
 
 def pick(miner: MinerConfig, block: Block, margin_dist: float) -> Triplets:
@@ -93,16 +94,32 @@ def _with_nearest_negatives(block: Block, pairs: Pairs, count: int) -> Triplets:
 
 
 def _semi_hard(block: Block, pairs: Pairs, margin_dist: float) -> Triplets:
-    """Each of ``pairs``, which stand row after row, with its nearest semi-hard negative, where it has one.
-
-    A pass takes one pair of each row: there are few positives a row.
-    """
+    """Each of ``pairs``, which stand row after row, with its nearest semi-hard negative, where it has one."""
     bound, place = block.cosines_of(*pairs), place_in_row(pairs.row)
-    column, cosine = torch.empty_like(pairs.row), torch.empty_like(bound)
-    for number in range(int(place.max()) + 1 if len(place) else 0):
-        some = (place == number).nonzero()[:, 0]
-        cosines = block.negative_cosines
-        cosines = cosines if len(some) == len(cosines) else cosines[pairs.row[some]]
-        cosine[some], column[some] = torch.where(cosines < bound[some, None], cosines, -torch.inf).max(1)
+    several = int(place.max()) + 1 if len(place) else 0
+    search = _in_passes if several <= _PASSES else _by_sorting
+    column, cosine = search(block.negative_cosines, pairs.row, place, bound, several)
     inside = (cosine > -torch.inf) & (distance_of(cosine) < distance_of(bound) + margin_dist)
     return Triplets(pairs.row[inside], pairs.column[inside], column[inside])
+
+
+def _in_passes(negatives: Tensor, row: Tensor, place: Tensor, bound: Tensor, several: int) -> tuple[Tensor, Tensor]:
+    """The column and the cosine (T,) of the highest of ``negatives`` (b, R) below ``bound`` (T,); -inf for none."""
+    column, cosine = torch.empty_like(row), torch.empty_like(bound)
+    for number in range(several):
+        pairs = (place == number).nonzero()[:, 0]
+        cosines = negatives if len(pairs) == len(negatives) else negatives[row[pairs]]
+        best = torch.where(cosines < bound[pairs, None], cosines, -torch.inf).max(1)
+        column[pairs], cosine[pairs] = best.indices, best.values
+    return column, cosine
+
+
+def _by_sorting(negatives: Tensor, row: Tensor, place: Tensor, bound: Tensor, several: int) -> tuple[Tensor, Tensor]:
+    """As :func:`_in_passes`."""
+    ordered = negatives.neg().sort(stable=True)
+    bounds = bound.new_zeros(len(negatives), several)
+    bounds[row, place] = -bound
+    first = torch.searchsorted(ordered.values, bounds, right=True)[row, place]
+    exists = first < negatives.shape[1]
+    first = first.clamp(max=negatives.shape[1] - 1)
+    return ordered.indices[row, first], torch.where(exists, -ordered.values[row, first], -torch.inf)

@@ -10,6 +10,7 @@ Each worker thread computes blocks of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -135,7 +136,10 @@ class LossOfRows(torch.autograd.Function):
     ) -> Tensor:
         learn = any(ctx.needs_input_grad)
         against = torch.cat([unit, memory.to(unit.dtype)])
-        size = _rows_a_block(len(unit), rule.numbers * len(against))
+        numbers, size = rule.numbers * len(unit) * len(against), len(unit)
+        if numbers >= 2 * _LEAST:
+            blocks = math.ceil(math.ceil(numbers / _NUMBERS) / _CUTS) * _CUTS
+            size = math.ceil(len(unit) / blocks)
         starts = range(0, len(unit), size)
         workers = min(worker_count(unit.device), len(starts))
 
@@ -167,11 +171,3 @@ def _weighted_sums(row: Tensor, rows: int, column: Tensor, weight: Tensor, vecto
     """A matrix (``rows``, V) of ``weight`` (T,) at ``row``, ascending, and ``column``, times ``vectors`` (V, E)."""
     starts = torch.searchsorted(row, torch.arange(rows, device=row.device))
     return functional.embedding_bag(column, vectors, starts, mode="sum", per_sample_weights=weight)
-
-
-def _rows_a_block(rows: int, numbers: int) -> int:
-    """How many of a batch's ``rows`` to a block, of which each takes so many ``numbers``."""
-    if rows * numbers < 2 * _LEAST:
-        return rows
-    blocks = -(-rows * numbers // _NUMBERS)
-    return -(-rows // (-(-blocks // _CUTS) * _CUTS))

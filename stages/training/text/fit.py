@@ -60,10 +60,7 @@ class TextNetwork(FittedNetwork):
 def fit_text(
     config: TextHeadConfig, features: Tensor, sentences: Sequence[str], blocks: Sequence[int], seed: int
 ) -> tuple[TextNetwork, str]:
-    """The head of ``features`` (N, D) whose images have ``sentences`` (N,), if any; and how it was chosen.
-
-    Raises RecordsError where there are too few different sentences.
-    """
+    """The head of ``features`` (N, D) whose images have ``sentences`` (N,), if any; and how it was chosen."""
     network = config.build(blocks, torch.Generator())
     rows = [row for row, sentence in enumerate(sentences) if sentence]
     network.observe(features[rows])

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 class TextHeadConfig(Settings):
     """Two linear maps, of images and of sentences, into one space; see :mod:`stages.training.text.fit`.
 
-    Embeddings of images are searched as those of every other head, by images and by text.
-
     Args:
         dim: the size of an embedding; 0 for as many directions as correlate.
         columns: what the sentence of an image is made of, in this order: attributes, or ``label``. By default every

@@ -37,6 +37,15 @@ def test_semi_hard_negatives_are_the_nearest_beyond_the_positive_and_within_the_
 
 
 @every_batch
+def test_semi_hard_negatives_are_the_same_by_passes_and_by_sorting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    picked = []
+    for passes in (0, 100):
+        monkeypatch.setattr(miners, "_PASSES", passes)
+        picked.append(as_set(miners.pick(SemiHardConfig(), BATCHES[name].block(), 0.3)))
+    assert picked[0] == picked[1]
+
+
+@every_batch
 def test_an_easy_positive_is_the_nearest(name: str) -> None:
     block, plain = BATCHES[name].block(), BATCHES[name].plain()
     assert as_set(miners.pick(EasyPositivesConfig(), block, 0.3)) == oracle.easy_positives(plain, 0.3)
