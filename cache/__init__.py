@@ -2,8 +2,7 @@
 
 from cache.digests import DigestCache
 from cache.features import Failure, Features
-from cache.fingerprint import digest_bytes, digest_file, fingerprint
-from cache.identity import Identity, Provenance
+from cache.fingerprint import Identity, Provenance, digest_bytes, digest_file, fingerprint
 from cache.maintenance import Compaction, compact, verify
 from cache.object_storage import ObjectStorage
 from cache.plan import Chunk, ChunkPlan

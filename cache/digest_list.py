@@ -69,7 +69,8 @@ class Digests(Sequence[bytes]):
 
     def __iter__(self) -> Iterator[bytes]:
         for low in range(0, len(self), _AT_ONCE):
-            part: list[bytes] = _as_bytes(self.words[low : low + _AT_ONCE]).tolist()
+            words = np.ascontiguousarray(self.words[low : low + _AT_ONCE])
+            part: list[bytes] = words.view(f"V{DIGEST_BYTES}").ravel().tolist()
             if self.known is not None:
                 known = self.known[low : low + _AT_ONCE].tolist()
                 part = [digest if there else b"" for digest, there in zip(part, known, strict=True)]
@@ -184,7 +185,3 @@ def joined_digests(parts: Sequence[Sequence[bytes]]) -> Digests:
 
 def _any_twice(ascending: npt.NDArray[np.uint64]) -> bool:
     return bool((ascending[1:] == ascending[:-1]).any())
-
-
-def _as_bytes(words: Words) -> npt.NDArray[np.void]:
-    return np.ascontiguousarray(words).view(f"V{DIGEST_BYTES}").ravel()

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.digest_list import as_digests
-from cache.fingerprint import digest_bytes
-from cache.identity import Identity
+from cache.fingerprint import Identity, digest_bytes
 from cache.rows import RowOutcome
 
 PROPORTIONS = 3

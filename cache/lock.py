@@ -53,11 +53,7 @@ def writer_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise StoreBusyError(
-                f"{folder} is being written by {holder}. Wait for it (--wait does), or stop it: what it has "
-                "committed is kept, and a second run goes on from there."
-            ) from None
+            raise StoreBusyError(_busy(folder, file.read().strip())) from None
         except OSError as error:
             if error.errno not in _WITHOUT_LOCKS:
                 raise
@@ -74,6 +70,13 @@ def writer_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _busy(place: Path | str, holder: str | None) -> str:
+    return (
+        f"{place} is being written by {holder or 'another process'}. Wait for it (--wait does), or stop it: what it "
+        "has committed is kept, and a second run goes on from there."
+    )
 
 
 class _Lease:
@@ -119,9 +122,8 @@ def driver_lease(store: ObjectStorage, *, wait: bool = False) -> Iterator[None]:
             time.sleep(1.0)
         else:
             raise StoreBusyError(
-                f"{store.url} is being written by {holder.get('who', 'another process')}. Wait for it (--wait does), "
-                "or stop it: what it has committed is kept, and a second run goes on from there. Where it was killed "
-                f"on another machine, its lease runs out {_RUNS_OUT_AFTER:.0f} s later."
+                f"{_busy(store.url, holder.get('who'))} Where it was killed on another machine, its lease runs out "
+                f"{_RUNS_OUT_AFTER:.0f} s later."
             )
     lease = _leases[store.url] = _Lease(locks, number + 1, taken)
     try:
@@ -151,26 +153,18 @@ def _key(number: int) -> str:
 
 def _latest(locks: ObjectStorage, known: int | None = None) -> tuple[int, dict[str, Any] | None]:
     """The last number that was taken (from ``known`` on), and what it says; 0 and None where there is none."""
-    number = known
-    if number is None:
-        number = max((int(key) for key in locks.list() if key.isdecimal()), default=0)
-    note: dict[str, Any] | None = None
-    while True:  # the listing may lag: the next number tells
-        try:
-            read = locks.read(_key(number + 1))
-        except FileNotFoundError:
-            break
-        number, note = number + 1, _read(read)
-    if note is None and number and known is None:
-        note = _read(locks.read(_key(number)))
+    number = max((int(key) for key in locks.list() if key.isdecimal()), default=0) if known is None else known
+    note = _read(locks.read(_key(number))) if number and known is None else None
+    with suppress(FileNotFoundError):
+        while True:  # the listing may lag: the next number tells
+            note = _read(locks.read(_key(number + 1)))
+            number += 1
     return number, note
 
 
 def _read(content: bytes) -> dict[str, Any]:
-    with suppress(ValueError):
-        note = json.loads(content)
-        if isinstance(note, dict):
-            return note
+    with suppress(ValueError, TypeError):
+        return dict(json.loads(content))
     return {}
 
 

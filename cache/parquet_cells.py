@@ -21,7 +21,7 @@ from cache.storage import is_url, open_file
 
 _PIECE_BYTES = 8 << 20
 _PIECE_ROWS = (4, 256)  # at least and at most, whatever they weigh
-_KEPT_BYTES = 64 << 20  # of a file
+_KEPT_BYTES = 16 << 20  # of a file
 _KEPT_PIECES = 4  # at least, whatever they weigh
 _KEPT_FILES = 4
 _BUFFER_BYTES = 1 << 20

@@ -35,9 +35,8 @@ from cache import layout
 from cache.digest_list import Digests, as_digests
 from cache.errors import DamagedStoreError, MissingRowsError, SettingsError, StaleStoreError, StoreError
 from cache.features import Arrays, Failure, Listed
-from cache.fingerprint import JSON
+from cache.fingerprint import JSON, Identity, Provenance
 from cache.folded_rows import Chunks, read_chunks
-from cache.identity import Identity, Provenance
 from cache.object_storage import ObjectStorage
 from cache.rows import RowIndex, fragment_key, provenance_of, read_fragment
 from cache.storage import LocalStorage, Storage, Where, has, storage_of

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from cache.digest_list import DigestIndex, Digests, Places, as_digests
 from cache.errors import DamagedStoreError
-from cache.identity import Provenance
+from cache.fingerprint import Provenance
 from cache.sealed import parquet_bytes, read_parquet
 from cache.storage import LocalStorage, Storage
 
@@ -68,16 +68,12 @@ def fragment_key(number: int) -> str:
     return f"{_FOLDER}{number}{_SUFFIX}"
 
 
-def fragment_numbers(storage: Storage) -> list[int]:
-    """The numbers of all committed chunks, ascending."""
-    names = (key.removeprefix(_FOLDER).removesuffix(_SUFFIX) for key in storage.list(_FOLDER) if key.endswith(_SUFFIX))
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
 def fragment_stamps(storage: Storage) -> dict[int, Stamp | None]:
     """The version of the rows of each committed chunk, by ascending number; None where the storage has none."""
     if not isinstance(storage, LocalStorage):
-        return dict.fromkeys(fragment_numbers(storage))
+        keys = (key for key in storage.list(_FOLDER) if key.endswith(_SUFFIX))
+        names = (key.removeprefix(_FOLDER).removesuffix(_SUFFIX) for key in keys)
+        return dict.fromkeys(sorted(int(name) for name in names if name.isdecimal()))
     try:
         with os.scandir(storage.path(_FOLDER.rstrip("/"))) as entries:
             listed = [*entries]

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from cache import layout
 from cache.atomic import clear_partials, unless_read_only
 from cache.errors import SettingsError, StoreBusyError, StoreError, UnwritableError
+from cache.fingerprint import Provenance
 from cache.folded_rows import Chunks, fold
-from cache.identity import Provenance
 from cache.lock import confirm_driver, driver_lease, writer_lock
 from cache.object_storage import ObjectStorage
 from cache.plan import PLAN_KEY, Chunk, ChunkPlan, make_plan, read_plan, write_plan
@@ -35,8 +35,8 @@ from cache.storage import LocalStorage, Storage, has
 class StoreWriter:
     """Writes to a store: ``with StoreWriter(store) as writer`` is its driver, which plans; anybody may :meth:`commit`.
 
-    Entering takes the driver's lock, or raises :class:`StoreBusyError`, or waits, and clears what a killed driver left.
-    Leaving removes the plan if all of it is committed, and reloads ``store``.
+    Entering takes the driver's lock, or raises :class:`StoreBusyError`; with ``wait`` it waits for the other driver. It
+    clears what a killed one left. Leaving removes the plan if all of it is committed, and reloads ``store``.
 
     >>> import tempfile
     >>> from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes
@@ -125,10 +125,8 @@ class StoreWriter:
         A feature that is not finite in the stored dtype is not stored: its row becomes ``failed`` with the reason.
         Returns the outcomes as committed: those of another process where that was first.
 
-        Raises:
-            UnwritableError: as on a full disk; then nothing of the chunk is there.
-            StoreBusyError: another process has written other data of this chunk and not yet its rows. If it is dead,
-                the next driver clears them.
+        Raises UnwritableError, as on a full disk: then nothing of the chunk is there; and StoreBusyError where another
+        process has written other data of this chunk and not yet its rows. If it is dead, the next driver clears them.
         """
         store, number = self.store, chunk.number
         if features.shape != (len(chunk.digests), *store.row_shape) or len(outcomes) != len(chunk.digests):
@@ -194,8 +192,8 @@ class StoreWriter:
         digests, *columns = (rows[name].to_pylist() for name in ("digest", *RowOutcome._fields))
         if digests != list(chunk.digests):
             raise StoreBusyError(
-                f"chunk {chunk.number} of {self.store.address} holds other images than this plan says, as another run "
-                "has made a new one. Start again."
+                f"chunk {chunk.number} of {self.store.address} holds other images than this plan says: another run has "
+                "made a new plan. Start again, to compute what is still missing."
             )
         return [RowOutcome(*values) for values in zip(*columns, strict=True)]
 

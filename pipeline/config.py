@@ -18,8 +18,7 @@ from cache.errors import ConfigError, SettingsError
 from cache.settings import Settings, Within
 from cache.storage import is_url, storage_of
 from pipeline.config_errors import problem
-from pipeline.recipes import recipes, with_recipe
-from pipeline.run_file_paths import expanded, map_paths, resolved, run_file_text
+from pipeline.run_files import expanded, map_paths, recipes, resolved, run_file_text, with_recipe
 from stages.analysis.sizes import SIZES, check_sizes
 from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig, SourceConfig

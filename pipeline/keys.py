@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_o
 
 from cache.settings import changed_settings
 from pipeline.config import HeadRun, RunConfig
-from pipeline.recipes import recipes
-from pipeline.toml import toml_value
+from pipeline.run_files import recipes, toml_value
 from stages.training.recipe import HeadRecipe
 
 _INTRODUCTION = """# The run file

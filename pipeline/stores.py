@@ -31,16 +31,12 @@ _IDENTITY = "identity.json"
 
 def find_stores(where: str) -> list[Storage]:
     """The store at ``where``, or all stores below it, or all of the run file ``where``."""
-    if is_run_file(where):
-        artifacts = storage_of(read_config(where).artifacts)
-        if stores := _below(artifacts):
-            return stores
-        raise StoreError(f"{artifacts.address()} holds no store yet. Run `permafrost extract {where}` first.")
-    storage = storage_of(where)
-    if has(storage, _IDENTITY):
-        return [storage]
-    if stores := _below(storage):
+    run_file = is_run_file(where)
+    storage = storage_of(read_config(where).artifacts if run_file else where)
+    if stores := [storage] if has(storage, _IDENTITY) else _below(storage):
         return stores
+    if run_file:
+        raise StoreError(f"{storage.address()} holds no store yet. Run `permafrost extract {where}` first.")
     raise ConfigError(f"{storage.address()} is neither a run file nor the folder of a store")
 
 
@@ -127,7 +123,8 @@ def unnamed(folder: Path, runs: Sequence[Run]) -> list[Path]:
     embeddings, names = stores_below(folder / "embeddings"), {run.name for run in runs}
     named = {path for run in runs for path in _named(run, embeddings)}
     made = (path for pattern in ("heads/*/*", "embeddings/*/*", "indexes/*/*") for path in folder.glob(pattern))
-    gone = [path for path in made if path.suffix != ".lock" and not {path, path.with_suffix("")} & named]  # checkpoints
+    own = (path for path in made if not {path, path.with_suffix("")} & named)  # a head's checkpoint is beside it
+    gone = [path for path in own if path.suffix != ".lock"]
     gone += [path.parent for path in folder.glob("searchers/*/*/searcher.json") if not _used(path, folder, named)]
     of_runs = (path for pattern in ("scores/*", "thresholds/*", "reports/*") for path in folder.glob(pattern))
     gone += [path for path in of_runs if not any(f"{path.name}.".startswith(f"{name}.") for name in names)]

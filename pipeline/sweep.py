@@ -29,9 +29,8 @@ from pipeline.config import HeadRun, RunConfig, parse_config, read_config
 from pipeline.dataset import Run, run_of
 from pipeline.features import FeatureSet, feature_sets
 from pipeline.progress import Display, duration_text
-from pipeline.run_file_paths import beside, map_paths, run_file_text
+from pipeline.run_files import beside, map_paths, run_file_text, write_toml
 from pipeline.score_rows import RAW
-from pipeline.toml import write_toml
 from pipeline.trials import Arrays, run_once
 from stages.analysis import Difference, paired_difference, t_interval
 from stages.ranking import leave_one_out

@@ -34,9 +34,10 @@ _OPSET = 18  # the first whose Resize can antialias
 def write_graph(embedder: Embedder, path: Path, form: Format, note: Mapping[str, Any]) -> float:
     """Write what ``embedder`` computes of one image to the file ``path``, with a ``note`` in it.
 
-    Returned is the least cosine of what it gives for three drawn images to what ``embedder`` does. Raises ConfigError
-    for another ending than that of the ``form`` and where the extra ``export`` is missing, SettingsError for what has
-    no such form, WeightsError where the file would give other vectors.
+    The file takes (3, H, W) uint8, RGB, and gives (E,) float32 of unit length. Returned is the least cosine of what it
+    gives for three drawn images to what ``embedder`` does. Raises ConfigError for another ending than that of the
+    ``form`` and where the extra ``export`` is missing, SettingsError for what has no such form, WeightsError where the
+    file would give other vectors.
 
     >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
     >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
@@ -59,8 +60,9 @@ def write_graph(embedder: Embedder, path: Path, form: Format, note: Mapping[str,
         with warnings.catch_warnings(), torch.no_grad():
             # Of TorchScript and what the exporters use of it; tracing warns of every size that is a constant here.
             warnings.simplefilter("ignore")
-            content = _WRITERS[form](pixels, vector, json.dumps(dict(note)))
-            cosine = min(_cosines(_READERS[form](content), embedder))
+            write, read = _FORMS[form]
+            content = write(pixels, vector, json.dumps(dict(note)))
+            cosine = min(_cosines(read(content), embedder))
     except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
@@ -129,15 +131,10 @@ def _read_onnx(content: bytes) -> Run:
     return lambda image: session.run(None, {"image": image})[0]
 
 
-_WRITERS: dict[Format, Callable[[Pixels, Vector, str], bytes]] = {
-    "export": _write_export,
-    "torchscript": _write_torchscript,
-    "onnx": _write_onnx,
-}
-_READERS: dict[Format, Callable[[bytes], Run]] = {
-    "export": _read_export,
-    "torchscript": _read_torchscript,
-    "onnx": _read_onnx,
+_FORMS: dict[Format, tuple[Callable[[Pixels, Vector, str], bytes], Callable[[bytes], Run]]] = {
+    "export": (_write_export, _read_export),
+    "torchscript": (_write_torchscript, _read_torchscript),
+    "onnx": (_write_onnx, _read_onnx),
 }
 
 

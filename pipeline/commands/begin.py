@@ -26,7 +26,7 @@ from pipeline.extraction import Hardware, extract_features
 from pipeline.features import find_features
 from pipeline.keys import reference, tables
 from pipeline.progress import Display
-from pipeline.toml import toml_value
+from pipeline.run_files import toml_value
 from pipeline.vectors import find_vectors
 from pipeline.views.tables import aligned
 from stages import curation

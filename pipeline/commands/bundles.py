@@ -87,21 +87,14 @@ def export(
     )
     if not bundle.thresholds:
         way = ""
-        if run.records.has_labels and class_shortage(run.records) is not None:
-            way = f" One takes {ENOUGH_CLASSES}."
-        elif run.records.has_labels:
-            way = f" `permafrost threshold {source}` chooses one: then export again."
+        if run.records.has_labels:
+            choose = f" `permafrost threshold {source}` chooses one: then export again."
+            way = choose if class_shortage(run.records) is None else f" One takes {ENOUGH_CLASSES}."
         run.display.say(f"no threshold goes along: a search lists the nearest images, however unlike they are.{way}")
     size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
     count = len(read_snapshot(bundle).rows)
-    line = {
-        "bundle": output,
-        "backbone": vectors.backbone,
-        "head": vectors.head,
-        "embeddings": bundle.embeddings,
-        "rows": count,
-        "bytes": size,
-    }
+    named = {"backbone": vectors.backbone, "head": vectors.head, "embeddings": bundle.embeddings}
+    line = {"bundle": output, **named, "rows": count, "bytes": size}
     emit(json, f"{output}: {count:,} images, {vectors.backbone} {vectors.head}, {size / 1e6:,.1f} MB", line)
 
 
@@ -192,14 +185,8 @@ def add(
     published = publish_now and not done.refused
     if published:
         changes.publish(opened, wait=wait)
-    line = {
-        "bundle": bundle,
-        "snapshot": done.snapshot,
-        "added": done.added,
-        "present": done.present,
-        "failed": len(done.failed),
-        "published": published,
-    }
+    counts = {"added": done.added, "present": done.present, "failed": len(done.failed)}
+    line = {"bundle": bundle, "snapshot": done.snapshot, **counts, "published": published}
     were = "was there" if done.present == 1 else "were there"
     newest = f"snapshot {done.snapshot} {'is searched from now on' if published else 'stays the newest'}"
     if done.refused:

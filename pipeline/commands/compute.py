@@ -80,15 +80,9 @@ def extract(
     done = extract_features(run, Hardware(device, batch_size, workers, retry_failed, wait, cluster))
     for extracted in done:
         features, failures = extracted.features, extracted.failures
-        line = {
-            "backbone": features.name,
-            "features": features.fingerprint,
-            "path": features.address,
-            "computed": extracted.computed,
-            "present": extracted.present,
-            "failed": len(failures),
-            "failures": [failed._asdict() for failed in failures],
-        }
+        named = {"backbone": features.name, "features": features.fingerprint, "path": features.address}
+        numbers = {"computed": extracted.computed, "present": extracted.present, "failed": len(failures)}
+        line = {**named, **numbers, "failures": [failed._asdict() for failed in failures]}
         counts = f"{extracted.computed:,} images computed, {extracted.present:,} were there"
         text = f"{features.address}: {counts}; {len(failures):,} of {len(run.records):,} records failed"
         emit(json, text, line)
@@ -131,13 +125,8 @@ def train_heads(
         for vectors in find_vectors(run, train=True, tensorboard=tensorboard, device=own_device, group=group):
             if vectors.head != RAW and is_first():
                 store, path = vectors.store, vectors.store.address
-                line = {
-                    "backbone": vectors.backbone,
-                    "head": vectors.head,
-                    "embeddings": store.fingerprint,
-                    "path": path,
-                }
-                emit(json, f"{vectors.backbone} {vectors.head}: {path}", line)
+                line = {"backbone": vectors.backbone, "head": vectors.head, "embeddings": store.fingerprint}
+                emit(json, f"{vectors.backbone} {vectors.head}: {path}", line | {"path": path})
 
 
 def score(

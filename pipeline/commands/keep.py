@@ -53,13 +53,8 @@ def _facts(store: FeatureStore, uris: dict[bytes, str]) -> dict[str, Any]:
         "identity": dict(store.identity.fields),
         "provenance": json_module.loads(Provenance.merged([*map(store.provenance, store.chunks())]).to_json()),
         "failures": [
-            {
-                "digest": failure.digest.hex(),
-                "image": uris.get(failure.digest),
-                "status": failure.outcome.status,
-                "reason": failure.outcome.error,
-            }
-            for failure in store.failures()
+            {"digest": digest.hex(), "image": uris.get(digest), "status": outcome.status, "reason": outcome.error}
+            for digest, outcome in store.failures()
         ],
     }
 
@@ -135,16 +130,14 @@ def _say_unread(run_file: str, uris: list[str], unknown: list[str]) -> None:
     """Name what cannot be read. StoreError where an image may have a row that is not known to be its own."""
     if not uris:
         return
+    unread = "images of {} cannot be read now, the first of them {}".format
     if lost := [uri for uri in unknown if not Path(uri).is_symlink()]:
         raise StoreError(
-            f"{len(lost):,} images of {run_file} cannot be read now, the first of them {lost[0]}, so their rows cannot "
-            "be told from those that no dataset lists. Bring them back (is a disk missing?), or drop them from the "
-            "table."
+            f"{len(lost):,} {unread(run_file, lost[0])}, so their rows cannot be told from those that no dataset "
+            "lists. Bring them back (is a disk missing?), or drop them from the table."
         )
-    typer.echo(
-        f"{len(uris):,} images of {run_file} cannot be read now, the first of them {uris[0]}: "
-        "rows of what they were when they were read last stay"
-    )
+    last = "rows of what they were when they were read last stay"
+    typer.echo(f"{len(uris):,} {unread(run_file, uris[0])}: {last}")
 
 
 def features(
@@ -154,33 +147,25 @@ def features(
     backbone: OneBackbone = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write the features of a run, or the embeddings of a head, to one file for other programs."""
+    """Write the features of a run, or the embeddings of a head, to one file for other programs.
+
+    A .parquet has the columns key, digest, label, split and vector; an .npy the vectors alone, and their keys, one a
+    line, are in the file of that name that ends in .keys.txt. Backbones of kind precomputed read both.
+    """
     run = open_run(run_file, quiet=quiet)
+    if output.suffix not in (".parquet", ".npy"):
+        raise ConfigError(f"features are written to .parquet or .npy, got {output}")
     vectors = find_chosen(run, head, backbone)
-    written = write_features(run.records, vectors.store, output)
+    part = run.records.take(run.records.rows_in(vectors.store))
+    (_write_npy if output.suffix == ".npy" else _write_parquet)(part, vectors.store, output)
     dim = vectors.store.dim
-    typer.echo(f"{output}: {written:,} vectors of {vectors.backbone} {vectors.head}, {dim:,} numbers each")
-    if left_out := len(run.records) - written:
+    typer.echo(f"{output}: {len(part):,} vectors of {vectors.backbone} {vectors.head}, {dim:,} numbers each")
+    if left_out := len(run.records) - len(part):
         run.display.warn(f"note: {left_out:,} records have no feature and are left out; `permafrost extract` says why")
 
 
 _AT_ONCE = 8192
 _COLUMNS = ("key", "digest", "label", "split")
-
-
-def write_features(records: Records, store: Features, path: Path | str) -> int:
-    """Write the vectors of ``records`` in ``store`` to ``path``; how many there were.
-
-    ``.parquet`` gets the columns key, digest, label, split and vector; ``.npy`` the vectors (n, D) alone, and their
-    keys, one a line, go to the same name with ``.keys.txt``. ``kind = "precomputed"`` reads both. Records without a
-    feature are left out. Raises ConfigError for another ending, and for keys with line breaks in an ``.npy``.
-    """
-    path = Path(path)
-    if path.suffix not in (".parquet", ".npy"):
-        raise ConfigError(f"features are written to .parquet or .npy, got {path}")
-    part = records.take(records.rows_in(store))
-    (_write_npy if path.suffix == ".npy" else _write_parquet)(part, store, path)
-    return len(part)
 
 
 def _write_npy(part: Records, store: Features, path: Path) -> None:

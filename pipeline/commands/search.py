@@ -7,6 +7,7 @@ import re
 import secrets
 import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -57,9 +58,8 @@ def search(
 ) -> None:
     """Print the gallery images that are nearest to your images, words or keys, or that there is no match."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of PyTorch's threads, which else spin for seconds under load
-    limits = [
-        (kind, value) for kind, value in (("fmr", fmr), ("fpir", fpir), ("threshold", threshold)) if value is not None
-    ]
+    every = ("fmr", fmr), ("fpir", fpir), ("threshold", threshold)
+    limits = [(kind, value) for kind, value in every if value is not None]
     if len(limits) > 1:
         raise ConfigError(f"give one of --fmr, --fpir and --threshold: each decides what a match is; got {len(limits)}")
     if fpir is not None and everything:
@@ -70,8 +70,8 @@ def search(
     if images and not any(file_exists(parse_source(image).path) for image in images):
         raise AbsentPathError("no image to search for is there:\n" + "\n".join(images))
     filters = where_values(where)
-    bundled, asked_for = is_bundle(run_file), (run_file, head, everything, limits, quiet)
-    searcher, limit, shares, display = _bundle(*asked_for) if bundled else _run(*asked_for, words=bool(text))
+    opened = _bundle if is_bundle(run_file) else partial(_run, words=bool(text))
+    searcher, limit, shares, display = opened(run_file, head, everything, limits[0] if limits else None, quiet)
     if limit is not None:
         display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")
     queries, unread = _single(searcher, images)
@@ -98,21 +98,23 @@ def search(
 
 
 _Opened = tuple[Searcher, Limit | None, list[PairShare], Display]
-_Limits = Sequence[tuple[str, float]]
+_Wanted = tuple[str, float] | None
 
 
-def _run(run_file: str, head: str | None, everything: bool, limits: _Limits, quiet: bool, *, words: bool) -> _Opened:
+def _run(run_file: str, head: str | None, everything: bool, wanted: _Wanted, quiet: bool, *, words: bool) -> _Opened:
     """The searcher of a run file, its threshold, and what a similarity means."""
     run = open_run(run_file, quiet=quiet)
     vectors = find_chosen(run, head, text=words)
     run = with_rows(run, [vectors])
-    limit = limit_of(run, vectors, limits[0]) if limits else None
+    limit = limit_of(run, vectors, wanted) if wanted else None
     decisions = kept_decisions(run, vectors)
     thresholds = thresholds_of(decisions, everything=everything)
     searcher = Searcher.of_run(run, vectors, everything=everything, thresholds=thresholds)
     count = f"{len(searcher):,}"
     part = f"all {count} images" if everything else f"the gallery ({count} of {len(run.records):,} images)"
-    run.display.say(f"searching {part} with {vectors.backbone} {vectors.head}{_others(head, everything)}")
+    others = " and ".join([*([] if everything else ["--all"]), *([] if head else ["--head"])])
+    choose = f"; {others} choose{'' if ' ' in others else 's'} otherwise" if others else ""
+    run.display.say(f"searching {part} with {vectors.backbone} {vectors.head}{choose}")
     shares = kept_shares(decisions)
     if not shares:
         few = class_shortage(run.records) is not None
@@ -121,25 +123,16 @@ def _run(run_file: str, head: str | None, everything: bool, limits: _Limits, qui
     return searcher, limit, shares, run.display
 
 
-def _others(head: str | None, everything: bool) -> str:
-    """Which options would choose otherwise, of those that were not given."""
-    options = [name for name, given in (("--all", everything), ("--head", head is not None)) if not given]
-    choose = "chooses" if len(options) == 1 else "choose"
-    return f"; {' and '.join(options)} {choose} otherwise" if options else ""
-
-
-def _bundle(folder: str, head: str | None, everything: bool, limits: _Limits, quiet: bool) -> _Opened:
+def _bundle(folder: str, head: str | None, everything: bool, wanted: _Wanted, quiet: bool) -> _Opened:
     """The same of a bundle, which has one head and one gallery."""
     bundle = Bundle.open(folder)
-    if everything or head not in (None, bundle.described["head"]):
-        raise ConfigError(
-            f"{folder} has one gallery and the head {bundle.described['head']}: leave --head and --all out"
-        )
+    own = bundle.described["head"]
+    if everything or head not in (None, own):
+        raise ConfigError(f"{folder} has one gallery and the head {own}: leave --head and --all out")
     limit = None
-    if limits:
-        kind, wanted = limits[0]
-        choose = f"Choose it, `permafrost threshold RUN_FILE --{kind} {wanted:g}`, and export again."
-        limit = limit_among(bundle.described["thresholds"], limits[0], choose)
+    if wanted:
+        choose = f"Choose it, `permafrost threshold RUN_FILE --{wanted[0]} {wanted[1]:g}`, and export again."
+        limit = limit_among(bundle.described["thresholds"], wanted, choose)
     searcher = Searcher.open(folder)
     display = Display(quiet=quiet)
     display.say(f"searching the {len(searcher):,} images of {folder}")

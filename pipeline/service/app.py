@@ -64,11 +64,7 @@ class Search(Chosen):
     k: int = Field(10, ge=1, le=Limits.max_k, description="Matches in the answer.")
     fmr: float | None = Field(None, gt=0, lt=1, description="Only matches, by the threshold kept for this FMR.")
     offset: int = Field(0, ge=0, le=Limits.max_depth - Limits.max_k, description="Matches to leave out before them.")
-    where: list[str] = Field(
-        [],
-        max_length=100,
-        description="name=value: label, domain or an attribute. Values of one name are alternatives.",
-    )
+    where: list[str] = Field([], max_length=100, description="label, domain or attribute=value; of one, alternatives.")
 
 
 class MatchAnswer(BaseModel):
@@ -211,17 +207,13 @@ class _Service:
         self._embedding = Batcher(served.embed, capacity=limits.queue, largest=limits.batch)
         self._searching = Batcher(served.find, capacity=_SEARCHES, largest=limits.batch)
         self._pictures = Batcher(served.pictures, capacity=_PICTURES, largest=8)
-        self._queues: dict[str, Batcher[Any, Any]] = {
-            "images": self._embedding,
-            "searches": self._searching,
-            "pictures": self._pictures,
-        }
-        for name, queue in self._queues.items():
+        self._queues: list[Batcher[Any, Any]] = [self._embedding, self._searching, self._pictures]
+        for name, queue in zip(("images", "searches", "pictures"), self._queues, strict=True):
             queue.on_batch = metrics.watch(name, queue.__len__)
 
     def close(self) -> None:
         self._snapshots.close()
-        for queue in self._queues.values():
+        for queue in self._queues:
             queue.close()
 
     async def search(self, wanted: Search, request: Request | None) -> Response:

@@ -149,16 +149,13 @@ class Gallery:
             }
             for head in self.heads
         ]
-        filters: dict[str, Any] = {}
-        for name in rows.filters:
-            values = rows.values(name)
-            filters[name] = {"count": len(values), "values": values[:_LISTED_VALUES]}
+        values = {name: rows.values(name) for name in rows.filters}
         return {
             "snapshot": self.snapshot,
             "images": len(self),
             "text": any(head.searcher.takes_text for head in self.heads),
             "heads": heads,
-            "filters": filters,
+            "filters": {name: {"count": len(own), "values": own[:_LISTED_VALUES]} for name, own in values.items()},
             "examples": rows.table["key"].take(places).to_pylist(),
         }
 

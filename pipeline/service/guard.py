@@ -117,13 +117,12 @@ class Guard:
 
 def _elsewhere(headers: Mapping[str, str]) -> Refused | None:
     """Why a request without token is not of this machine; None where it is."""
-    for name in ("host", "origin"):
-        address = headers.get(name)
+    for name in (name for name in ("host", "origin") if name in headers):
         try:
-            host = address and urlsplit(address if name == "origin" else f"//{address}").hostname
+            host = urlsplit(headers[name] if name == "origin" else f"//{headers[name]}").hostname
         except ValueError:
-            host = address
-        if address is not None and not is_loopback(host or ""):
+            host = None
+        if not is_loopback(host or ""):
             message = f"without a token this service answers this machine alone; the header {name} names another"
             return Refused(403, "other_host", message)
     return None

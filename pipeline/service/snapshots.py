@@ -105,9 +105,10 @@ def open_snapshots(
 ) -> Snapshots:
     """What to serve of the bundle or the run file at ``path``. Raises what opening it raises."""
     if is_bundle(path) or Path(path).is_dir():
-        far = isinstance(path, str) and is_url(path)
-        version = partial(current_number, str(path)) if far else partial(file_version, Path(path, CURRENT))
-        return Snapshots(_BundleOpener(path, device), version, on_change=on_change, seconds=_FAR if far else _NEAR)
+        opener = _BundleOpener(path, device)
+        if is_url(str(path)):
+            return Snapshots(opener, partial(current_number, path), on_change=on_change, seconds=_FAR)
+        return Snapshots(opener, partial(file_version, Path(path, CURRENT)), on_change=on_change, seconds=_NEAR)
     gallery = gallery_of_run(open_run(path, quiet=quiet), device=device, everything=everything)
     return Snapshots(lambda: gallery, on_change=on_change)
 
@@ -142,9 +143,8 @@ def gallery_of_run(run: Run, *, device: str = "cpu", everything: bool = False) -
         searcher = Searcher.of_run(
             run, vectors, everything=everything, thresholds=thresholds, device=device, loaded=loaded
         )
-        metric, value = scores.get(
-            (vectors.backbone, vectors.head, scored_numbers(vectors.store, run.records)), ("", 0.0)
-        )
+        numbers = scored_numbers(vectors.store, run.records)
+        metric, value = scores.get((vectors.backbone, vectors.head, numbers), ("", 0.0))
         score = f"{metric} {value:.3f}" if metric else ""
         ranked.append((-value, vectors is not best, ServedHead(vectors.backbone, vectors.head, searcher, score)))
     ranked.sort(key=lambda entry: entry[:2])
@@ -158,7 +158,4 @@ def _scores(run: Run) -> dict[tuple[str, str, str], tuple[str, float]]:
         rows = [ScoreRow(**json.loads(line)) for line in lines]
     except (OSError, ValueError, TypeError):  # not scored, or by another version: then validation orders them
         return {}
-    scores: dict[tuple[str, str, str], tuple[str, float]] = {}
-    for row in rows:
-        scores.setdefault((row.backbone, row.head, row.embeddings), (row.metric, row.value))
-    return scores
+    return {(row.backbone, row.head, row.embeddings): (row.metric, row.value) for row in reversed(rows)}  # the first

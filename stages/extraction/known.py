@@ -30,9 +30,9 @@ from cache.sealed import json_text, read_json
 from cache.storage import Where, has, storage_of
 from stages.device import check_device, compute_with, device_name
 from stages.extraction.backbones import Backbone, BackboneConfig, announced_backbones, load_backbones
-from stages.extraction.backbones.bundled import BundledConfig
 from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_basis
 from stages.extraction.backbones.precision import ON_A_CARD, resolve_precision
+from stages.extraction.backbones.timm import BundledConfig
 from stages.extraction.decode import DecodeError, NoDecoderError, decode
 from stages.extraction.preprocess import DECODERS
 from stages.records import Records
@@ -201,7 +201,7 @@ def check_sample(store: FeatureStore, backbone: Backbone, sample: Sample) -> Non
         return
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedStoreError(
-            f"{store.storage.address(_KEY)} cannot be read: {error}. Delete it: it is written again."
+            f"{store.storage.address(_KEY)} cannot be read: {error}. Delete it: the next extraction writes it again."
         ) from error
     apart = beyond_rounding(backbone, stored, sample)
     if not apart:

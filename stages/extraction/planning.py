@@ -94,39 +94,25 @@ def plan_extraction(
             group = digests.take((lacking == wanting[:, None]).all(axis=0))
             wanted = [backbone for backbone, lacks in zip(backbones, wanting, strict=True) if lacks]
             share = sample_seconds * len(group) / images
-            seconds += _seconds_an_image(group, uris, wanted, batch_size or ON_CPU, workers, share, clock) * len(group)
+            sample = _sample(group, uris, wanted, batch_size or ON_CPU)
+            device = next((backbone.device for backbone in wanted if backbone.device != "cpu"), "cpu")
+            seconds += _seconds_an_image(sample, device, workers, share, clock) * len(group)
     return Plan(lines, images, seconds, clock)
 
 
-def _seconds_an_image(
-    digests: Digests,
-    uris: Uris,
-    backbones: Sequence[Backbone],
-    size: int,
-    workers: int | None,
-    wanted: float,
-    clock: Clock,
-) -> float:
-    # Neighbours share a batch, as they will (a Parquet row group is read once); batches come from all over the set.
-    starts = sorted(range(0, len(digests), size), key=lambda first: first // size * _GOLDEN % 1)
+def _sample(digests: Digests, uris: Uris, backbones: Sequence[Backbone], size: int) -> Iterator[Batch]:
+    """Neighbours share a batch, as they will (a Parquet row group is read once); batches come from all over the set."""
+    for first in sorted(range(0, len(digests), size), key=lambda first: first // size * _GOLDEN % 1):
+        piece = [*digests[first : first + size]]
+        yield Batch(piece, [parse_source(uris[digest]) for digest in piece], backbones)
 
-    def made() -> Iterator[Batch]:
-        for first in starts:
-            piece = [*digests[first : first + size]]
-            yield Batch(piece, [parse_source(uris[digest]) for digest in piece], backbones)
 
-    begun = time.perf_counter()
-    warm, images, seconds = begun, 0, 0.0
-    device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")
-    for number, done in enumerate(flow(made(), workers=workers or processors(), clock=clock, device=device)):
-        now = time.perf_counter()
-        if number == 0:
-            warm = now
-            if len(starts) == 1:
-                return (now - begun) / len(done.outcomes)
-            continue
-        images += len(done.outcomes)
-        seconds = now - warm
-        if seconds >= wanted and number >= _LEAST_BATCHES:
+def _seconds_an_image(sample: Iterator[Batch], device: str, workers: int | None, wanted: float, clock: Clock) -> float:
+    ends, images = [time.perf_counter()], [0]
+    for done in flow(sample, workers=workers or processors(), clock=clock, device=device):
+        ends.append(time.perf_counter())
+        images.append(len(done.outcomes))
+        if ends[-1] - ends[1] >= wanted and len(ends) > 1 + _LEAST_BATCHES:
             break
-    return seconds / images
+    warm = min(1, len(ends) - 2)  # the first batch warms up, where there are others
+    return (ends[-1] - ends[warm]) / sum(images[warm + 1 :])

@@ -23,14 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import SettingsError
+from cache.fingerprint import JSON
 from cache.settings import Settings
 from stages.extraction.decode import DECODER
 from stages.extraction.views import ViewsConfig
 
 if TYPE_CHECKING:
     import torch
-
-    from cache.fingerprint import JSON
 
 Decoder = Literal["fast", "exact"]
 DECODERS: dict[Decoder, str] = {"fast": f"{DECODER} torch/1", "exact": DECODER}

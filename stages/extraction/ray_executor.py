@@ -75,7 +75,7 @@ class RayExecutor:
 
 
 class _Hello(NamedTuple):
-    """What an actor says first: its name, its versions, and the beginning of the plan of each store as it sees it."""
+    """What an actor says first: its name, its versions, and the beginning of each store's plan as it sees it."""
 
     name: str
     versions: dict[str, str]
@@ -195,13 +195,9 @@ class _Driver:
         with suppress(ClusterError):  # all machines are lost, and others may join
             _, _, self._places = _share(alive_machines(), self._cpus, self._on_card)
         for _ in range(min(self._places, self._left) - len(self._seats)):
-            actor: Any = (
-                self._ray.remote(_Actor)
-                .options(
-                    num_cpus=self._cpus, num_gpus=self._gpus, max_concurrency=_IN_FLIGHT + 2, enable_task_events=False
-                )
-                .remote(self._setup(), self._storages, self._settings.workers, self._cpus, str(Path.cwd()))
-            )
+            options = {"num_cpus": self._cpus, "num_gpus": self._gpus, "enable_task_events": False}
+            actor: Any = self._ray.remote(_Actor).options(max_concurrency=_IN_FLIGHT + 2, **options)
+            actor = actor.remote(self._setup(), self._storages, self._settings.workers, self._cpus, str(Path.cwd()))
             seat = _Seat(actor, [_plan_of(storage) for storage in self._storages])
             self._seats.append(seat)
             self._waiting[actor.hello.remote()] = seat, "hello"

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from cache.errors import SettingsError
+from cache.fingerprint import JSON
 from cache.settings import Settings
 from cache.source import Box
-
-if TYPE_CHECKING:
-    from cache.fingerprint import JSON
 
 _TRIES = 10
 

@@ -248,7 +248,10 @@ def check_names(configs: Sequence[SourceConfig]) -> None:
         if config.name is None:
             raise SettingsError(f"dataset[{at}] ({config.path}) has no name; each of several needs one: name = '...'")
         if config.name in places:
-            raise SettingsError(f"dataset[{places[config.name]}] and dataset[{at}] are both called {config.name!r}")
+            raise SettingsError(
+                f"dataset[{places[config.name]}] and dataset[{at}] are both called {config.name!r}; "
+                "every dataset needs a name of its own"
+            )
         places[config.name] = at
 
 

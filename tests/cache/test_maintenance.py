@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cache import Compaction, FeatureStore, StoreWriter, compact, verify
-from cache.identity import Identity, Provenance
+from cache.fingerprint import Identity, Provenance
 from cache.layout import chunk_bytes
 from cache.rows import RowOutcome, fragment_bytes, row_checksums, rows_table
 from tests.toys.stores import DIM, PROVENANCE, contents, features_of, fill, names, open_store, value_of

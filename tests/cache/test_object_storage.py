@@ -1,12 +1,13 @@
 import pickle
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cache import LocalStorage, Storage
-from cache.errors import SettingsError, UnreachableError
+from cache.errors import MissingExtraError, SettingsError, UnreachableError
 from cache.object_storage import ObjectStorage
 from cache.storage import storage_of
 from tests.cache.storage_contract import SharedStorageContract
@@ -114,3 +115,9 @@ def test_what_cannot_be_reached_is_one_message(bucket: str, monkeypatch: pytest.
                 with pytest.raises(UnreachableError, match=message) as caught:
                     storage_of(url).read("a")
                 assert len(str(caught.value).splitlines()) == 1
+
+
+def test_without_its_client_an_address_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'permafrost-retrieval\[objects\]'"):
+        storage_of("s3://bucket/shop").list()

@@ -12,7 +12,7 @@ import pytest
 
 from cache import FeatureStore, RowOutcome, StoreWriter, compact, verify
 from cache.errors import DamagedStoreError, SettingsError, StaleStoreError, StoreBusyError
-from cache.identity import Identity
+from cache.fingerprint import Identity
 from cache.object_storage import ObjectStorage
 from cache.storage import storage_of
 from tests.object_servers import BUCKET, Quirks

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cache.errors import RecordsError
-from stages.datasets.benchmarks.files import read_plain_pickle
+from stages.datasets.benchmarks.benchmark import read_plain_pickle
 from stages.records import Records
 from tests.benchmark_truths import GLDV2, NAMES, QUERIES, TRUTHS, UNED, gldv2, instre, met, sharded, uned
 from tests.layouts import parts, put, read, rows, tell

@@ -9,7 +9,7 @@ import pytest
 
 from cache.errors import WeightsError
 from stages.extraction import BackboneConfig, BundledConfig, OpenClipConfig, TimmConfig, load_backbones
-from stages.extraction.backbones import announced_backbones, bundled
+from stages.extraction.backbones import announced_backbones, timm
 from stages.extraction.backbones.frozen import network_bytes
 
 CONFIGS: dict[str, BackboneConfig] = {
@@ -28,7 +28,7 @@ def test_it_has_the_identity_and_the_bits_of_the_network(
     backbones = load_backbones(config)
     (tmp_path / "network.safetensors").write_bytes(network_bytes(backbones[0]))
     notes = [{"name": b.name, "dim": b.dim, "identity": dict(b.identity.fields)} for b in backbones]
-    monkeypatch.setattr(bundled, "_weights_file", lambda name: "no such package")
+    monkeypatch.setattr(timm, "_weights_file", lambda name: "no such package")
     stored = announced_backbones(config, notes, weights=tmp_path / "network.safetensors")
     size = backbones[0].preprocess.size
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, size, size), dtype=np.uint8)

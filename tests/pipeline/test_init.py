@@ -7,7 +7,7 @@ from pipeline.commands.begin import init
 from pipeline.config import read_config
 from pipeline.dataset import run_of
 from pipeline.progress import Display
-from pipeline.recipes import with_recipe
+from pipeline.run_files import with_recipe
 from pipeline.scores import score_run
 from stages.records import read_records
 from stages.records.guess import guess_dataset

@@ -6,7 +6,7 @@ import pytest
 
 from cache.errors import ConfigError
 from pipeline.config import parse_config
-from pipeline.recipes import recipes, with_recipe
+from pipeline.run_files import recipes, with_recipe
 from stages.training import ArcFaceConfig, CosFaceConfig, DiscriminantHeadConfig, LinearHeadConfig, NormFaceConfig
 from stages.training.recipe import HeadRecipe
 

@@ -12,8 +12,10 @@ import numpy as np
 
 from cache import ImageSource
 from cache.errors import RecordsError
-from stages.datasets.benchmarks.benchmark import BenchmarkConfig, Row, as_list
-from stages.datasets.benchmarks.files import (
+from stages.datasets.benchmarks.benchmark import (
+    BenchmarkConfig,
+    Row,
+    as_list,
     checked_entries,
     read_entries,
     read_matlab,

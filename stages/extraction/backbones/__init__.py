@@ -14,13 +14,12 @@ from pydantic import Field
 from cache import Identity
 from cache.errors import SettingsError
 from stages.device import check_device
-from stages.extraction.backbones import bundled, open_clip, pca, timm
-from stages.extraction.backbones.bundled import BundledConfig
+from stages.extraction.backbones import open_clip, pca, timm
 from stages.extraction.backbones.frozen import Backbone, Network, StoredNetwork, place
 from stages.extraction.backbones.open_clip import OpenClipConfig
 from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_basis
 from stages.extraction.backbones.precision import default_float32, resolve_precision
-from stages.extraction.backbones.timm import TimmConfig
+from stages.extraction.backbones.timm import BundledConfig, TimmConfig
 from stages.extraction.preprocess import Preprocess
 
 BackboneConfig: TypeAlias = Annotated[
@@ -38,9 +37,10 @@ def load_backbones(
 ) -> tuple[Backbone, ...]:
     """The frozen network that ``config`` names, on ``device``: a backbone for each of its poolings or blocks.
 
-    They share one ``forward``, which gives the features of all. ``basis`` is of PCA, which stays on the CPU: the fitted
-    components, or the file they were saved in. Raises WeightsError, MissingExtraError for a package with weights, and
-    ValueError for what the library or the network does not know.
+    They share one ``forward``, which gives the features of all. ``device`` is as PyTorch spells it: ``cpu``, ``cuda``,
+    ``cuda:1``. ``basis`` is of PCA, which stays on the CPU: the fitted components, or the file they were saved in.
+    Raises WeightsError, MissingExtraError for a package with weights, and ValueError for a name, tag, size, layer,
+    pooling or argument that the library or the network does not know.
 
     >>> import numpy as np
     >>> basis = PcaBasis(np.zeros(3, np.float32), np.eye(3, dtype=np.float32)[:2])
@@ -106,7 +106,7 @@ def _load(
     with default_float32(), torch.device("cpu"):  # whatever the process has set
         match config:
             case BundledConfig():
-                return bundled.load(config, device, stored)
+                return timm.load_bundled(config, device, stored)
             case OpenClipConfig():
                 return open_clip.load(config, device, stored)
             case TimmConfig():

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import SettingsError, WeightsError
-from cache.fingerprint import JSON
-from cache.identity import Identity
+from cache.fingerprint import JSON, Identity
+from stages.extraction.backbones.network_config import NetworkConfig
 from stages.extraction.backbones.pooling import Compute, Output
 from stages.extraction.backbones.precision import Precision, arithmetic
 from stages.extraction.backbones.weights import digest_weights, fit_weights, read_weights
@@ -23,8 +23,6 @@ from stages.extraction.preprocess import DECODERS, Preprocess
 
 if TYPE_CHECKING:
     import torch
-
-    from stages.extraction.backbones.network_config import NetworkConfig
 
 Forward = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
@@ -206,7 +204,7 @@ def freeze(
     except (AssertionError, RuntimeError, ValueError) as error:
         raise SettingsError(
             f"{config.name} does not run on images of {size} x {size} on {device}: {error}. "
-            "Many networks take another than their own as image_size, some in kwargs."
+            "Its own size is the default; many networks take another as image_size, some in kwargs."
         ) from error
     for shape in shapes:
         if len(shape) != 2 or shape[0] != 1:

@@ -70,7 +70,9 @@ class OpenClipConfig(NetworkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.projection and self.pooling is not None:
-            raise SettingsError(f"projection of {self.name} belongs to open_clip's own pooling: leave one of them out")
+            raise SettingsError(
+                f"projection of {self.name} belongs to open_clip's own pooling: leave out projection or pooling"
+            )
 
 
 def load(config: OpenClipConfig, device: str, stored: StoredNetwork | None = None) -> tuple[Backbone, ...]:
@@ -87,7 +89,9 @@ def load(config: OpenClipConfig, device: str, stored: StoredNetwork | None = Non
     outputs = [Output("", {"output": "projected" if projects and config.projection else "pooled"})]
     if config.projection == "both":
         if not projects:
-            raise SettingsError(f"{config.name} has no projection, its one feature is in the space of words")
+            raise SettingsError(
+                f"{config.name} has no projection, its one feature is in the space of words: leave projection out"
+            )
         network, outputs, compute = _both(tower)
     elif projects and not config.projection:
         _take_projection(tower)
@@ -241,7 +245,9 @@ def own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
     height, width = _own_size(tower)
     changed = sized(config.preprocess, config.image_size)
     if height != width and changed.size is None:
-        raise SettingsError(f"{config.name} takes {height} x {width}; ours are square: give preprocess.size")
+        raise SettingsError(
+            f"{config.name} takes {height} x {width}; Permafrost's images are square: give preprocess.size"
+        )
     return changed.resolve(
         size=height,
         mean=tuple(own["mean"]),

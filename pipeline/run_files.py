@@ -1,15 +1,18 @@
-"""A run file's bytes, from a local disk or from object storage, and the paths in it, which are seen from its folder."""
+"""A run file as text: its bytes, the paths and recipes in it, and TOML, which the standard library does not write."""
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import re
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cache.errors import ConfigError
+from cache.errors import ConfigError, SettingsError
 from cache.storage import is_url, object_at
 
 VARIABLES = ("PERMAFROST_DATA", "PERMAFROST_WEIGHTS")
@@ -110,3 +113,91 @@ def beside(folder: str, path: str) -> str:
     if key.split("/")[0] == "..":
         raise ConfigError(f"{path!r}, seen from {folder}, leads out of the bucket")
     return f"{scheme}://{bucket}" + ("" if key == "." else f"/{key}")
+
+
+_RECIPE, _DIM = "recipe", 64
+
+
+def recipes() -> dict[str, dict[str, Any]]:
+    """The settings of every recipe, by name."""
+    return tomllib.loads(files("pipeline").joinpath("presets/recipes.toml").read_text(encoding="utf-8"))
+
+
+def with_recipe(head: dict[str, Any], own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """One of ``[[heads]]`` with what its ``recipe`` says; a start without ``dim`` gets the head's.
+
+    ``own`` are the recipes of the run file, by name. Raises ValueError for an unknown recipe.
+
+    >>> with_recipe({"recipe": "small", "dropout": 0.0}, {"small": {"dim": 8, "dropout": 0.5}})
+    {'dim': 8, 'dropout': 0.0}
+    """
+    if _RECIPE in head:
+        known, name = recipes() | dict(own or {}), head[_RECIPE]
+        if not isinstance(name, str) or name not in known:
+            raise SettingsError(f"recipe must be one of {', '.join(sorted(known))}, got {name!r}")
+        head = _merged(known[name], {key: value for key, value in head.items() if key != _RECIPE})
+    start = head.get("start")
+    if isinstance(start, dict) and "dim" not in start:
+        head = head | {"start": start | {"dim": head.get("dim", _DIM)}}
+    return head
+
+
+def _merged(recipe: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """``own`` over ``recipe``, key by key of the tables in them; a table of another kind takes the other's place."""
+    merged = dict(recipe)
+    for key, value in own.items():
+        there = merged.get(key)
+        if isinstance(there, dict) and isinstance(value, dict) and value.get("kind") in (None, there.get("kind")):
+            value = _merged(there, value)
+        merged[key] = value
+    return merged
+
+
+def write_toml(table: Mapping[str, Any]) -> str:
+    """``table`` as TOML text that ``tomllib`` reads back as it was. Keys whose value is None are left out."""
+    return "\n".join(_lines(table, ())).lstrip("\n") + "\n"
+
+
+def _lines(table: Mapping[str, Any], above: tuple[str, ...]) -> list[str]:
+    """Plain keys first: after the first ``[table]`` a key would belong to that."""
+    lines = [f"{_key(key)} = {toml_value(value)}" for key, value in table.items() if not _own_lines(value)]
+    for key, value in table.items():
+        if not _own_lines(value):
+            continue
+        path = (*above, key)
+        name = ".".join(_key(part) for part in path)
+        if isinstance(value, Mapping):
+            lines += ["", f"[{name}]", *_lines(value, path)]
+        elif value is not None:
+            for entry in value:
+                lines += ["", f"[[{name}]]", *_lines(entry, path)]
+    return lines
+
+
+def _own_lines(value: Any) -> bool:
+    several = isinstance(value, (list, tuple)) and bool(value) and all(isinstance(entry, Mapping) for entry in value)
+    return value is None or isinstance(value, Mapping) or several
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _text(name)
+
+
+def toml_value(value: Any) -> str:
+    """``value`` as it stands behind a key."""
+    if isinstance(value, Mapping):
+        entries = ", ".join(f"{_key(k)} = {toml_value(v)}" for k, v in value.items() if v is not None)
+        return f"{{ {entries} }}" if entries else "{}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(toml_value(entry) for entry in value) + "]"
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, (int, float)):
+        return repr(value)
+    raise TypeError(f"TOML holds tables, lists, texts, numbers, true and false; got {value!r}")
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # the one escape that JSON leaves out
