@@ -19,6 +19,7 @@ import typer
 from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import AbsentPathError, ConfigError
+from pipeline.commands.compute import print_scores
 from pipeline.commands.options import Json, Quiet, RunFile, emit
 from pipeline.config import RunConfig, parse_config
 from pipeline.dataset import counts_text, open_run, run_of
@@ -43,8 +44,6 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Draw a catalogue of products, extract, train, score, and show one picture. Needs no network and no data."""
-    from pipeline.commands.compute import print_scores  # takes a while, which the others need not
-
     started, display = time.monotonic(), Display(quiet=quiet)
     config = demo_config(artifacts)
     if not (artifacts / "catalogue/labels.csv").exists():
