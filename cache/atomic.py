@@ -27,7 +27,10 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def unless_read_only(on_note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Go on, with a note, where what only spares work lies in a folder that is to be read alone."""
+    """Go on, with a note, where what only spares work lies in a folder that is to be read alone.
+
+    A full disk is an :class:`UnwritableError` still.
+    """
     try:
         yield
     except UnwritableError as error:

@@ -1,8 +1,8 @@
 """Local copies of objects whose bytes are known by their checksum: read once from far away, then mapped.
 
-They lie in ``$PERMAFROST_CACHE/copies``, by default ``~/.cache/permafrost/copies``, and can be deleted at any moment.
-One that would leave less than a tenth of the disk free is not made. Those of bundles, which open by them alone, lie in
-``bundles`` beside, and are made in any case.
+They lie in ``$PERMAFROST_CACHE/copies``, by default ``~/.cache/permafrost/copies``, and can be deleted at any moment. A
+copy is verified when it is opened, so a damaged one is read again; one that would leave less than a tenth of the disk
+free is not made. Those of bundles, which open by them alone, lie in ``bundles`` beside, and are made in any case.
 """
 
 from __future__ import annotations

@@ -186,7 +186,10 @@ def read_few(
     dtype: np.dtype[np.generic],
     rows: pa.Table,
 ) -> npt.NDArray[np.generic] | None:
-    """The rows (n, ...) at ``positions`` of chunk ``number``, by range, verified; None where a copy is faster."""
+    """The rows (n, ...) at ``positions`` of chunk ``number``, by range, each verified.
+
+    None where that cannot be done, or there is a copy of the chunk, which is read faster.
+    """
     key, committed = chunk_key(number, row_shape), checksum_of(rows)
     if committed is None or copy_path(storage, key, committed).exists():
         return None

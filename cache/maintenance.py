@@ -164,11 +164,14 @@ def compact(store: FeatureStore, keep: Collection[bytes]) -> Compaction:
         if len(rewritten) < 2 and all(stays[number].all() for number in rewritten):
             return Compaction(0, len(before), len(before))  # at most one short chunk, every row of it wanted
         dropped = {digest for rows in before.values() for digest in rows["digest"].to_pylist()} - keep
-        blocks = [store.chunk(number)[: len(stays[number])][stays[number]] for number in rewritten]
         lines = pa.concat_tables([before[number].filter(pa.array(stays[number])) for number in rewritten])
         digests, *columns = (lines[name].to_pylist() for name in ("digest", *RowOutcome._fields))
         outcomes = [RowOutcome(*values) for values in zip(*columns, strict=True)]
-        features, origin = np.concatenate(blocks), np.repeat(rewritten, [len(block) for block in blocks])
+        origin = np.repeat(rewritten, [int(stays[number].sum()) for number in rewritten])
+        features, high = np.empty((len(lines), *store.row_shape), store.dtype), 0
+        for number in rewritten:
+            low, high = high, high + int(stays[number].sum())
+            features[low:high] = store.chunk(number)[: len(stays[number])][stays[number]]
         free = (number for number in count() if number not in before)
         for low in range(0, len(lines), store.chunk_rows):
             piece = slice(low, low + store.chunk_rows)

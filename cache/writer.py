@@ -35,8 +35,8 @@ from cache.storage import LocalStorage, Storage, has
 class StoreWriter:
     """Writes to a store: ``with StoreWriter(store) as writer`` is its driver, which plans; anybody may :meth:`commit`.
 
-    Entering takes the driver's lock, or raises :class:`StoreBusyError`, or waits, and clears what a killed driver left.
-    Leaving removes the plan if all of it is committed, and reloads ``store``.
+    Entering takes the driver's lock, or raises :class:`StoreBusyError`; with ``wait`` it waits for the other driver. It
+    clears what a killed one left. Leaving removes the plan if all of it is committed, and reloads ``store``.
 
     >>> import tempfile
     >>> from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes
@@ -192,8 +192,8 @@ class StoreWriter:
         digests, *columns = (rows[name].to_pylist() for name in ("digest", *RowOutcome._fields))
         if digests != list(chunk.digests):
             raise StoreBusyError(
-                f"chunk {chunk.number} of {self.store.address} holds other images than this plan says, as another run "
-                "has made a new one. Start again."
+                f"chunk {chunk.number} of {self.store.address} holds other images than this plan says: another run has "
+                "made a new plan. Start again, to compute what is still missing."
             )
         return [RowOutcome(*values) for values in zip(*columns, strict=True)]
 

@@ -42,7 +42,7 @@ COMMANDS = {
     "features": ("keep", "Write features or embeddings to one file, for other programs."),
     "export": ("bundles", "Write a head with its networks and gallery as one folder that opens on another machine."),
     "serve": ("search", "Serve search over HTTP: a page for people, answers in JSON for programs."),
-    "encode": ("bundles", "Write the vectors of a folder of images as a Parquet file."),
+    "encode": ("bundles", "Write the vectors of a folder as a Parquet file; killed and started again, it goes on."),
     "add": ("bundles", "Write a new snapshot of a bundle with more images; `publish` has it searched."),
     "remove": ("bundles", "Write a new snapshot of a bundle without some images; `publish` has it searched."),
     "publish": ("bundles", "Have the newest snapshot of a bundle searched, by one rename, also while it is served."),
@@ -127,7 +127,9 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works anywhere.")] = False,  # noqa: ARG001
     log_format: Annotated[
         LogFormat,
-        typer.Option(envvar="PERMAFROST_LOG_FORMAT", help="Lines on stderr, time: before each. Before the command."),
+        typer.Option(
+            envvar="PERMAFROST_LOG_FORMAT", help="Lines on stderr: with their time, or JSON. Before the command."
+        ),
     ] = LogFormat.plain,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")

@@ -172,7 +172,10 @@ class Searcher:
     def search(
         self, images: Sequence[bytes], k: int = 10, *, boxes: Sequence[Box | None] | None = None, **how: Any
     ) -> list[list[Match]]:
-        """:meth:`find` for the vectors of :meth:`embed`. Raises RecordsError for an image that cannot be embedded."""
+        """:meth:`find`, with its ``where``, ``offset`` and ``exact``, for the vectors of :meth:`embed`.
+
+        Raises RecordsError for an image that cannot be embedded.
+        """
         embedded = self.embed(images, boxes=boxes)
         for row, problem in embedded.problems.items():
             which = "" if len(images) == 1 else f"image {row + 1} of {len(images)} to search for cannot be read: "
@@ -242,8 +245,8 @@ class Searcher:
         """
         if artifacts is None and must_be_bundle(folder):
             bundle = Bundle.open(folder)
-            embedder, text = bundle.embedder(device), bundle.text(device)
-            return cls.of_snapshot(read_snapshot(bundle), embedder, bundle.thresholds, text)
+            snapshot, embedder = read_snapshot(bundle), bundle.embedder(device)  # damage is seen before a network loads
+            return cls.of_snapshot(snapshot, embedder, bundle.thresholds, bundle.text(device))
         own = LocalStorage(folder) if artifacts is None else artifacts.below(str(folder))
         artifacts = artifacts or LocalStorage(Path(folder).resolve().parents[2])
         try:

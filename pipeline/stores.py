@@ -123,7 +123,8 @@ def unnamed(folder: Path, runs: Sequence[Run]) -> list[Path]:
     embeddings, names = stores_below(folder / "embeddings"), {run.name for run in runs}
     named = {path for run in runs for path in _named(run, embeddings)}
     made = (path for pattern in ("heads/*/*", "embeddings/*/*", "indexes/*/*") for path in folder.glob(pattern))
-    gone = [path for path in made if path.suffix != ".lock" and not {path, path.with_suffix("")} & named]  # checkpoints
+    own = (path for path in made if not {path, path.with_suffix("")} & named)  # a head's checkpoint is beside it
+    gone = [path for path in own if path.suffix != ".lock"]
     gone += [path.parent for path in folder.glob("searchers/*/*/searcher.json") if not _used(path, folder, named)]
     of_runs = (path for pattern in ("scores/*", "thresholds/*", "reports/*") for path in folder.glob(pattern))
     gone += [path for path in of_runs if not any(f"{path.name}.".startswith(f"{name}.") for name in names)]

@@ -105,12 +105,11 @@ def thresholds_of(decisions: Sequence[dict[str, Any]], *, everything: bool = Fal
 
 def plain_rates(rates: Rates) -> dict[str, Any]:
     """As JSON has it: NaN is null."""
-    return {
-        name: {k: None if math.isnan(v) else v for k, v in value._asdict().items()}
-        if isinstance(value, Rate)
-        else value
-        for name, value in rates._asdict().items()
-    }
+    plain = rates._asdict()
+    for name, value in plain.items():
+        if isinstance(value, Rate):
+            plain[name] = {part: None if math.isnan(number) else number for part, number in value._asdict().items()}
+    return plain
 
 
 def _key(run: Run, vectors: Vectors) -> str:

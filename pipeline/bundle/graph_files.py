@@ -34,9 +34,10 @@ _OPSET = 18  # the first whose Resize can antialias
 def write_graph(embedder: Embedder, path: Path, form: Format, note: Mapping[str, Any]) -> float:
     """Write what ``embedder`` computes of one image to the file ``path``, with a ``note`` in it.
 
-    Returned is the least cosine of what it gives for three drawn images to what ``embedder`` does. Raises ConfigError
-    for another ending than that of the ``form`` and where the extra ``export`` is missing, SettingsError for what has
-    no such form, WeightsError where the file would give other vectors.
+    The file takes (3, H, W) uint8, RGB, and gives (E,) float32 of unit length. Returned is the least cosine of what it
+    gives for three drawn images to what ``embedder`` does. Raises ConfigError for another ending than that of the
+    ``form`` and where the extra ``export`` is missing, SettingsError for what has no such form, WeightsError where the
+    file would give other vectors.
 
     >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
     >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])

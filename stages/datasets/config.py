@@ -72,11 +72,15 @@ class SourceConfig(Settings, ABC):
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
             raise SettingsError(f"a dataset's name is made of letters, digits and . _ -, got {self.name!r}")
         if (self.query is None) != (self.gallery is None):
-            raise SettingsError("query and gallery are named together, or both left out (splits are made by seed)")
+            raise SettingsError(
+                "query and gallery are named together, or both left out (splits are made from the seed)"
+            )
         if self.query is None and (self.train is not None or self.validation is not None):
             raise SettingsError("train and validation name values of the split column: query and gallery must too")
         if self.query is not None and self.split == CLASS_DISJOINT:
-            raise SettingsError(f"split = {CLASS_DISJOINT!r} makes the splits: leave out train, query and gallery")
+            raise SettingsError(
+                f"split = {CLASS_DISJOINT!r} makes the splits itself: leave out train, query and gallery"
+            )
         if self.queries_per_class < 1:
             raise SettingsError(f"queries_per_class must be at least 1, got {self.queries_per_class}")
         if self.validation_share < 0 or self.test_share <= 0 or self.validation_share + self.test_share > 1:
@@ -137,7 +141,8 @@ class ColumnsConfig(SourceConfig):
         columns |= {f"attributes.{name}": texts[name] for name in self.attributes}
         if self.strip:
             columns |= {name: trimmed(column) for name, column in columns.items() if name not in ("key", "tags")}
-        columns |= {n: v if isinstance(v, pa.ChunkedArray) else pa.array(v, pa.string()) for n, v in made.items()}
+        for name, values in made.items():
+            columns[name] = values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
         return Source(pa.table({"label": label, **columns}), notes=notes)
 
 

@@ -86,8 +86,8 @@ def _rows(
         except csv.Error as error:
             raise RecordsError(
                 f"{path}, row {max(1, row + 1)} (line {line + 1}): a quote opens a cell there and does not close as it "
-                f"should ({error}). Close it; within a cell in quotes write a quote twice; or, where they are letters, "
-                "set quoted = false"
+                f"should ({error}). Close it; within a cell in quotes write a quote twice; or, where quotes are "
+                "letters like any other, set quoted = false"
             ) from None
         if cells is None:
             return

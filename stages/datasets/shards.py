@@ -41,7 +41,7 @@ def find_shards(where: str, suffix: str) -> list[Shard]:
     if far or path.is_dir():
         storage = storage_of(where)
         ends = (suffix, *(suffix + end for end in _PACKED), *(_PACKED_TAR if suffix == ".tar" else ()))
-        none = f"holds no file that ends in {suffix}" + "; a pattern is not looked for there" * far
+        none = f"holds no file that ends in {suffix}{'; a pattern is not looked for there' if far else ''}"
         files = {key: storage.address(key) for key in storage.list() if key.lower().endswith(ends)}
     elif path.exists():
         if not path.is_file():
@@ -55,13 +55,15 @@ def find_shards(where: str, suffix: str) -> list[Shard]:
     else:
         hint = " Braces are not expanded: write a pattern with * or ?." if "{" in where else ""
         raise AbsentPathError(f"{where} does not exist, seen from {Path.cwd()}.{hint}")
-    names = [name for name in files if path.is_file() or not any(part[0] == "." for part in name.split("/"))]
+    names = [name for name in files if path.is_file() or not any(part.startswith(".") for part in name.split("/"))]
     if not names:
         raise RecordsError(f"{where} {none}")
     shards = []
     for name in sorted(names, key=lambda name: name.split("/")):
         if name.lower().endswith(_PACKED + _PACKED_TAR):
-            raise RecordsError(f"{files[name]} is compressed, so no image can be read alone: unpack it")
+            raise RecordsError(
+                f"{files[name]} is compressed, so one image cannot be read without all before it: unpack it"
+            )
         refuse_not_utf8(Path(files[name]))
         shards.append(Shard(files[name], name.removesuffix(suffix)))
     return shards

@@ -129,7 +129,9 @@ def read_columns(path: Path, dialect: Dialect = _DETECTED) -> tuple[pa.Table, tu
     if reader is None and not path.exists():
         raise AbsentPathError(f"{path} does not exist")
     if reader is None:
-        raise RecordsError(f"{path} is not a table that can be read: its name must end in {', '.join(readers)}")
+        raise RecordsError(
+            f"{path} is not a table that can be read: its name must end in {', '.join(readers)}. Or name a folder."
+        )
     try:
         table, notes = reader(path, dialect)
     except FileNotFoundError:

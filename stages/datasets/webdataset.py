@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import BinaryIO, ClassVar, Literal, NamedTuple
@@ -27,6 +26,7 @@ from stages.datasets.shards import Shard, find_shards
 
 _TEXTS = ("cls", "txt")
 _BARE, _HIDDEN = "without an extension", "hidden (the name begins with a dot)"
+_Others = dict[str, tuple[int, str]]  # members that belong to no sample, by why not: how many, and the first
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _READ = 1 << 20
 _REMEDY = "Copy or download it again: what else it should hold cannot be known."
@@ -54,7 +54,7 @@ class WebDatasetConfig(ColumnsConfig):
         """List the samples; no image is read. A sample without an image is a row with a ``problem``."""
         wanted = {*as_names(self.label), *self.attributes, *self.named({"domain", "split"}).values()}
         known: set[str] = set()
-        others = Counter[str]()  # members that belong to no sample, by why not; the first is named
+        others: _Others = {}
         shards = find_shards(self.path, ".tar")
         samples = [sample for shard in shards for sample in _samples(shard, wanted, known, others)]
         named = self.named(known)
@@ -75,8 +75,8 @@ class WebDatasetConfig(ColumnsConfig):
             made["split"] = [sample.shard.split for sample in samples]
         source = self.source(text_table(texts), named, made)
         if others:
-            first = next(what for what in others if what not in (_BARE, _HIDDEN))
-            counts = ", ".join(f"{others[what]:,} {what}" for what in (_BARE, _HIDDEN) if others[what])
+            _, first = next(iter(others.values()))
+            counts = ", ".join(f"{others[why][0]:,} {why}" for why in (_BARE, _HIDDEN) if why in others)
             note = f"members of the shards left out, as they belong to no sample: {counts}; the first is {first}"
             return source._replace(notes=(note, *source.notes))
         return source
@@ -95,14 +95,19 @@ class _Sample(NamedTuple):
         return f"{self.shard.path}, sample {self.key!r}"
 
 
-def _samples(shard: Shard, wanted: Set[str], known: set[str], others: Counter[str]) -> Iterator[_Sample]:
-    """The samples of one shard, in the order of their first members; ``known`` collects the names of all fields."""
+def _samples(shard: Shard, wanted: Set[str], known: set[str], others: _Others) -> Iterator[_Sample]:
+    """The samples of one shard, in the order of their first members.
+
+    ``known`` collects the names of all fields, ``others`` what belongs to no sample.
+    """
     grouped: dict[str, dict[str, Member]] = {}
     for member in list_members(shard.path):
         folder, slash, name = member.name.rpartition("/")
         start, dot, extension = name.partition(".")
         if not start or not dot:
-            others.update([_BARE if start else _HIDDEN, *([] if others else [f"{member.name!r} in {shard.path}"])])
+            why = _BARE if start else _HIDDEN
+            count, first = others.get(why, (0, f"{member.name!r} in {shard.path}"))
+            others[why] = count + 1, first
             continue
         members = grouped.setdefault(folder + slash + start, {})
         if extension.lower() in members:
@@ -186,7 +191,9 @@ def list_members(path: str) -> Iterator[Member]:
 def _members(path: str, file: BinaryIO, total: int) -> Iterator[Member]:
     start = file.read(8)
     if name := next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None):
-        raise RecordsError(f"{path} is compressed with {name}, so no image can be read alone: unpack it")
+        raise RecordsError(
+            f"{path} is compressed with {name}, so one image cannot be read without all before it: unpack it"
+        )
     file.seek(0)
     after = "at its beginning"
     with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -238,4 +245,6 @@ def _refuse_more(path: str, file: BinaryIO, offset: int, after: str) -> None:
         raise RecordsError(f"{path} is cut off or damaged {after}: no header of a member at byte {offset:,}. {_REMEDY}")
     while block := file.read(_READ):
         if block.strip(b"\0"):
-            raise RecordsError(f"{path} goes on behind its end, {after}: it is several tars. Make a shard of each.")
+            raise RecordsError(
+                f"{path} goes on behind its end, {after}: it is several tars in one file. Make a shard of each."
+            )

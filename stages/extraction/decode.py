@@ -63,8 +63,9 @@ def decode(data: bytes, *, box: Box | None = None, at_least: int | None = None) 
     """The pixels of an image file's bytes, or of a ``box`` in it: (H, W, 3) uint8 RGB.
 
     With ``at_least`` a JPEG without a box may be decoded at a half, a quarter or an eighth of its size, as long as no
-    side falls below so many pixels: for pictures to look at. Raises :class:`DecodeError` for whatever is wrong with the
-    bytes, and MemoryError, which is not the image's fault, as it comes.
+    side falls below so many pixels: for pictures to look at, never for features. An image of more than 178,956,970
+    pixels is refused before it is decoded. Raises :class:`DecodeError` for whatever is wrong with the bytes, and
+    MemoryError, which is not the image's fault, as it comes.
 
     >>> from PIL import Image
     >>> file = io.BytesIO()
@@ -92,6 +93,8 @@ def decode(data: bytes, *, box: Box | None = None, at_least: int | None = None) 
 
 def decode_image(image: Image.Image) -> npt.NDArray[np.uint8]:
     """The pixels (H, W, 3) uint8 RGB of a Pillow image, by the same policy as those of a file.
+
+    Of the frame that it stands at, turned as its EXIF says where it has one. Raises :class:`DecodeError`.
 
     >>> from PIL import Image
     >>> decode_image(Image.new("LA", (3, 2), (0, 0)))[0, 0]
@@ -181,12 +184,13 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    from PIL.Image import Transpose as To
+    from PIL.Image import Transpose
 
-    turns = (
-        To.FLIP_LEFT_RIGHT, To.ROTATE_180, To.FLIP_TOP_BOTTOM, To.TRANSPOSE, To.ROTATE_270, To.TRANSVERSE, To.ROTATE_90,
-    )  # fmt: skip
-    return image.transpose(turns[orientation - 2]) if 2 <= orientation <= 8 else image
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
+    }  # fmt: skip
+    return image.transpose(turns[orientation]) if orientation in turns else image
 
 
 @cache

@@ -1,8 +1,7 @@
 """Image bytes -> the numbers that a store holds for these bytes. No other code goes from pixels to vectors.
 
-Extraction calls :func:`prepare` in its reader threads and :func:`compute` where the networks run. :class:`Embedder`
-calls both for images at hand, and then does what reading a store does: rounds to the stored dtype, fuses backbones, and
-applies a head.
+Extraction calls :func:`prepare` in its reader threads and :func:`compute` where the networks run; :class:`Embedder`
+calls both for images at hand, rounds to the stored dtype, fuses backbones, and applies a head.
 """
 
 from __future__ import annotations
@@ -136,7 +135,8 @@ def embed_together(
             embedded = embedder.finish([next(parts) for _ in embedder._backbones], read)
             its_vectors.append(embedded.vectors)
             its_problems.update((low + row, why) for row, why in embedded.problems.items())
-    return [Embedded(np.concatenate(v), p) for v, p in zip(vectors, problems, strict=True)]
+    joined = (np.concatenate(its_vectors) for its_vectors in vectors)
+    return [Embedded(its_vectors, its_problems) for its_vectors, its_problems in zip(joined, problems, strict=True)]
 
 
 def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess, Pixels]:

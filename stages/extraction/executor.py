@@ -269,8 +269,9 @@ def _take(through: Done, numbers: dict[int, int], places: list[dict[bytes, tuple
 def _commit(store: FeatureStore, backbone: Backbone, batch_size: int, piece: _Piece) -> int:
     """Commit rows of a chunk. How many of their features turned out not to fit the store's dtype."""
     provenance = Provenance.here(device_name(backbone.device), LIBRARIES, batch_size)
-    committed = StoreWriter(store).commit(*piece, provenance)
-    return sum(one.status == "ok" != other.status for one, other in zip(piece[2], committed, strict=True))
+    chunk, features, outcomes = piece
+    committed = StoreWriter(store).commit(chunk, features, outcomes, provenance)
+    return sum(one.status == "ok" != other.status for one, other in zip(outcomes, committed, strict=True))
 
 
 def images_in_order(job: Job, unit: Unit) -> list[bytes]:

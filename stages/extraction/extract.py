@@ -46,7 +46,10 @@ class Filled(NamedTuple):
 
 
 class Uris(Mapping[bytes, str]):
-    """The URI of each image of ``records`` that could be read, by its digest, looked up in the table when wanted."""
+    """The URI of each image of ``records`` that could be read, by its digest, of equal ones the last.
+
+    They are looked up in the table when they are wanted.
+    """
 
     def __init__(self, records: Records) -> None:
         self._digests = records.digests
@@ -110,8 +113,9 @@ def extract_all(
         records: the images. Those whose bytes could not be read are passed over.
         backbones: the frozen networks with their preprocessing.
         path: the folder of feature stores, a storage, or an address like ``s3://bucket/shop``.
-        batch_size: images in one forward; halved where the memory does not suffice. By default 32 on a CPU; on another
-            device what the store's chunks were computed with, or else found by trial.
+        batch_size: images in one forward; halved where the memory does not suffice. Changes speed, and numbers only
+            by rounding. By default 32 on a CPU; on another device what the store's chunks were computed with, or,
+            where there are none yet, found by trial; what a killed run began is finished with its own.
         workers: threads that read and decode; by default one for each processor.
         dtype: the dtype features are stored in, ``float16`` or ``float32``.
         chunk_rows: images a chunk, for a store that is begun now. A kill costs at most a minute's work.
@@ -120,7 +124,8 @@ def extract_all(
         executor: computes the chunks; by default :class:`stages.extraction.LocalExecutor`, this machine.
         wait: for another process that is writing to one of the stores.
 
-    ``store.failures(records.digests)`` lists what has no feature. Raises StoreBusyError.
+    Returns a :class:`Filled` for each of ``backbones``; ``store.failures(records.digests)`` lists what has no feature.
+    Raises StoreBusyError where another process is writing to one of the stores, unless it is to ``wait``.
 
     >>> import tempfile
     >>> from tests.toys.extraction import one_image, toy_backbone
@@ -231,7 +236,10 @@ def _remember_limits(writers: Sequence[StoreWriter], backbones: Sequence[Backbon
 
 
 def find_batch_size(backbones: Sequence[Backbone]) -> int:
-    """The smallest size at which twice as many images would hardly be faster, or would not fit into memory."""
+    """The smallest size at which twice as many images would hardly be faster, or would not fit into memory.
+
+    As in extraction two batches are in memory at once, each in a thread with a stream of its own.
+    """
     forwards = {backbone.forward: backbone.preprocess for backbone in backbones}
     device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")
 

@@ -75,8 +75,14 @@ def known_backbones(
         backbones = load_backbones(config, device=device)
     backbones = tuple(replace(backbone, sample=sample_of(backbone)) for backbone in backbones)
     note = [
-        {"name": b.name, "dim": b.dim, "views": b.preprocess.stored, "identity": b.identity.fields, "sample": b.sample}
-        for b in backbones
+        {
+            "name": backbone.name,
+            "dim": backbone.dim,
+            "views": backbone.preprocess.stored,
+            "identity": backbone.identity.fields,
+            "sample": backbone.sample,
+        }
+        for backbone in backbones
     ]
     with unless_read_only():
         storage.put(_note_key(config, records), json_text({"backbones": note}).encode())
@@ -201,7 +207,7 @@ def check_sample(store: FeatureStore, backbone: Backbone, sample: Sample) -> Non
         return
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedStoreError(
-            f"{store.storage.address(_KEY)} cannot be read: {error}. Delete it: it is written again."
+            f"{store.storage.address(_KEY)} cannot be read: {error}. Delete it: the next extraction writes it again."
         ) from error
     apart = beyond_rounding(backbone, stored, sample)
     if not apart:

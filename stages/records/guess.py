@@ -166,7 +166,9 @@ def _guess_table(path: Path, root: Path | None) -> Guess:
         odd = next(cell for cell in cells if not cell.isascii())
         guess.set("encoding", _OLD_ENCODING, f"the table is not UTF-8; check that {odd!r} reads as it should")
     if images := [name for name in columns if Path(name).suffix.lower() in EXTENSIONS]:
-        raise RecordsError(f"the first line of {path} names an image, {images[0]!r}: a line of column names is needed")
+        raise RecordsError(
+            f"the first line of {path} names an image, {images[0]!r}: a table needs a line of column names"
+        )
     image, split = _image_column(columns), _first_of(_SPLIT_NAMES, columns)
     if image != "path":
         guess.set("image", image)
@@ -233,8 +235,9 @@ def _label_column(columns: Columns) -> str:
     candidates = {name.lower(): name for name in columns if _could_be_label(columns[name])}
     if not candidates:
         raise RecordsError(
-            f"no column can be the label: one is needed whose values repeat. There is {', '.join(columns)}. For images "
-            "without labels write a run file with label = [], or leave those columns out."
+            "no column can be the label: one is needed whose values repeat. "
+            f"Beside the image and the split there is {', '.join(columns)}. For images without labels write a run "
+            "file with label = [], or leave those columns out."
         )
     named = [candidates[name] for name in _LABEL_NAMES if name in candidates]
     return named[0] if named else max(candidates.values(), key=lambda name: len(set(columns[name])))

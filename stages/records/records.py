@@ -115,7 +115,11 @@ class Records:
         return list(self.table[name].to_pylist())
 
     def split(self, *roles: str) -> Records:
-        """The records of any of these roles, ``train``, ``query``, ``gallery``, ...; a record can have several."""
+        """The records of any of these roles: train, validation_query, validation_gallery, query, gallery.
+
+        A record can have several: with leave-one-out each query is in the gallery too. A benchmark may have
+        ``query_distractor`` and ``validation_query_distractor``: queries with no match.
+        """
         for role in roles:
             if role not in (*ROLES, *DISTRACTORS):
                 raise SettingsError(f"there is no role {role!r}; the roles are {', '.join((*ROLES, *DISTRACTORS))}")
@@ -215,7 +219,8 @@ def read_records(
     unchanged files; by default every file is read. ``on_progress`` is called with the number of files that have their
     digest.
 
-    Raises RecordsError, which names the row, and the dataset where that has a name; ValueError for names that are not.
+    Raises RecordsError, which names the row, and the dataset where that has a name; ValueError where one of several
+    datasets has no name, or that of another.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

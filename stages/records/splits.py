@@ -73,6 +73,8 @@ def named_roles(
 def label_domains(labels: Sequence[str | None], domains: Sequence[str | None]) -> dict[str, str]:
     """The labels of N rows that can be searched for, each with the first domain where it has two rows.
 
+    A relevant image is of the query's domain: a label that has one row in each of its domains cannot be searched for.
+
     >>> label_domains(["cat", "cat", "dog", "dog", "cat"], ["photo", "photo", "photo", "art", "art"])
     {'cat': 'photo'}
     """
@@ -92,7 +94,8 @@ def class_disjoint_splits(
     A label is one class in all its domains. In validation and test each class gives ``queries_per_class`` images of
     each domain (fewer where it has no more than that) to the query set and the rest to the gallery. Classes that have
     two images in no domain, and records without a label, become distractors. Classes are taken in ``seeded_order``,
-    those of one domain (the first where they have two images) after those of another.
+    those of one domain (the first where they have two images) after those of another: which class goes where depends
+    neither on the order of the rows nor on how many images there are, and hardly on what other classes there are.
 
     >>> from stages.datasets import FolderConfig
     >>> keys = ["a/0", "a/1", "b/0", "b/1", "c/0", "c/1"]

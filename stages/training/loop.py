@@ -127,6 +127,11 @@ class Training:
         return Trained(self.network.cpu(), self.start, self.log)
 
     @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return self._sampler.steps
+
+    @property
     def finished(self) -> bool:
         """True after the last epoch, or once validation has not improved for as many epochs as the settings allow."""
         patience, done = self.inputs.training.patience, len(self.log)
@@ -147,12 +152,12 @@ class Training:
             check_same(self.network, self.inputs.group)
         weights = self._average.after_epoch()
         score = self._validated(weights)
-        rate = self.inputs.recipe.optimizer.learning_rate(step, self._sampler.steps, self.inputs.training.epochs)
+        rate = self.inputs.recipe.optimizer.learning_rate(step, self.steps, self.inputs.training.epochs)
         entry = EpochLog(self.phase, number + 1, total / visited, rate, score, time.perf_counter() - started)
         entry = replace(entry, member=self.member, domain_weights=shares, expert=self.inputs.expert)
         if isinstance(self.loss, PairLoss):
             taken = self.loss.take_statistics()
-            pairs = taken.chosen / self._sampler.steps if taken.chosen else None
+            pairs = taken.chosen / self.steps if taken.chosen else None
             entry = replace(entry, pairs=pairs, zero_share=taken.zero_share, hardness=taken.hardness)
         self.log.append(entry)
         if score is None or self.inputs.training.keep == "last" or best_epoch(self.log) == number + 1:
@@ -195,13 +200,13 @@ class Training:
         order = self._sampler.epoch(rng)
         take = rows.take if self._prepared is None else partial(gathered, self._prepared)
         parts = prefetch(take, rows.labels, order, places)
-        for step, (features, labels, records) in enumerate(parts, number * self._sampler.steps):
+        for step, (features, labels, records) in enumerate(parts, number * self.steps):
             ready = features.to(device) if self._prepared is not None else prepare(features)
             yield step, Batch(ready, labels.to(device), records.to(device))
 
     def learn(self, batch: Batch, step: int) -> float:
         """Make step number ``step`` on ``batch``; its loss. Raises DivergedError where that is no number."""
-        optimizer, epochs, steps = self.inputs.recipe.optimizer, self.inputs.training.epochs, self._sampler.steps
+        optimizer, epochs, steps = self.inputs.recipe.optimizer, self.inputs.training.epochs, self.steps
         self.loss.at(step / max(1, steps * epochs - 1))
         self._optimizer.zero_grad()
         rho = self.inputs.training.sam_rho

@@ -232,9 +232,9 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "in a forward\n"
     process.send_signal(signal.SIGINT)
-    _, planned = process.communicate()
+    _, stderr = process.communicate()
     assert process.returncode == 130
-    assert "the same command goes on from there" in planned
+    assert "the same command goes on from there" in stderr
     assert list(tmp_path.glob("artifacts/features/*.lock"))
     assert not list(tmp_path.glob("artifacts/features/*/rows/*.parquet"))  # it did not wait for the end of the chunk
 
@@ -281,11 +281,11 @@ def test_two_extractions_at_once_lose_and_double_nothing(tmp_path: Path) -> None
     both = [
         subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    planned = [process.communicate(timeout=300)[1] for process in both]
+    stderr = [process.communicate(timeout=300)[1] for process in both]
     statuses = sorted(process.returncode for process in both)
     assert statuses in ([0, 0], [0, 1])
     if statuses == [0, 1]:
-        (refused,) = (text for process, text in zip(both, planned, strict=True) if process.returncode)
+        (refused,) = (text for process, text in zip(both, stderr, strict=True) if process.returncode)
         assert re.search(r"is being written by (process \d+ on |another process)", refused)
     assert permafrost("extract", "run.toml", cwd=tmp_path).returncode == 0
     (store,) = (tmp_path / "artifacts/features").glob("test_resnet-????????")

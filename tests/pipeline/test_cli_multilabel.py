@@ -126,7 +126,7 @@ def test_a_table_trains_with_every_seed_draws_a_curve_and_goes_on_from_what_is_t
         (('tags = "name"', 'tags = "key"'), "a column that is not text: all of its 36 values"),
         (('gallery = "test"', 'gallery = ["test", "train"]'), "legacy_map@10 searches a set in itself"),
         (('"graded_ndcg@5:colour"', '"graded_ndcg@5:looks"'), "names a definition of similar that is not there"),
-        (("seeds = [0, 1]", "seeds = []"), "repeat: seeds is different whole numbers"),
+        (("seeds = [0, 1]", "seeds = []"), "repeat: seeds is a list of different whole numbers"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_with_one_clear_message(folder: Path, change: tuple[str, str], message: str) -> None:

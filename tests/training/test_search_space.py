@@ -67,9 +67,9 @@ def test_nothing_to_sweep_over_is_the_head_as_it_is() -> None:
     [
         ({"trials": 0}, "trials is how many configurations are tried, at least 1, got 0"),
         ({"folds": 1}, "folds is how many parts the classes are cut into, at least 2, got 1"),
-        ({"seeds": ()}, r"seeds is different whole numbers, one or more, at least 0, got \[\]"),
-        ({"seeds": (1, 1)}, "seeds is different whole numbers"),
-        ({"seeds": (-1,)}, "seeds is different whole numbers"),
+        ({"seeds": ()}, r"seeds is a list of different whole numbers, one or more, at least 0, got \[\]"),
+        ({"seeds": (1, 1)}, "seeds is a list of different whole numbers"),
+        ({"seeds": (-1,)}, "seeds is a list of different whole numbers"),
         ({"over": {"dim": []}}, r"over\.dim: the list is empty"),
         ({"over": {"dim": 4}}, r"over\.dim: a list of values or .*got 4"),
         ({"over": {"dim": {"low": 1, "hgih": 3}}}, r"over\.dim\.hgih: unknown key"),

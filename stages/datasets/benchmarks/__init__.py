@@ -1,1 +1,1 @@
-"""The field's named benchmarks, each read from the files that its distributor gives, as they are unpacked."""
+"""The field's named benchmarks, each read from the files that its distributor gives: docs/datasets.md lists them."""

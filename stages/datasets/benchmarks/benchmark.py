@@ -176,7 +176,7 @@ def checked_entries(value: Any, where: str, *needed: str) -> list[dict[str, Any]
     for number, entry in enumerate(value, 1):
         if not isinstance(entry, dict) or not all(name in entry for name in needed):
             raise RecordsError(
-                f"{where}, entry {number}: expected an object with {', '.join(needed)}, got {entry!r:.99}"
+                f"{where}, entry {number}: expected an object with {', '.join(needed)}, got {entry!r:.200}"
             )
     return value
 

@@ -146,7 +146,10 @@ class Food2kBenchmark(BenchmarkConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Inat2018Benchmark(BenchmarkConfig):
-    """iNaturalist 2018: 325,846 images of 5,690 species to train, 136,093 of 2,452 others to test."""
+    """iNaturalist 2018: 325,846 images of 5,690 species to train, 136,093 of 2,452 others to test.
+
+    A label is the category id, a key the image's path; ``attributes.supercategory`` is the kingdom or class, Aves.
+    """
 
     kind: Literal["inat2018"] = "inat2018"
     origin: ClassVar[str] = "iNaturalist 2018 of Visipedia (its splits: the Smooth-AP repository)"

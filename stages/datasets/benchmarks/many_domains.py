@@ -91,7 +91,10 @@ def _image(images: Path, name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class M4d35kBenchmark(BenchmarkConfig):
-    """M4D-35k: 328,400 images, all of them to train on. A domain is the first folder of the path, a key the path."""
+    """M4D-35k: 328,400 images, all of them to train on. A domain is the first folder of the path, a key the path.
+
+    There is nothing to test on: split = "class-disjoint" sets some of the classes aside for that.
+    """
 
     kind: Literal["m4d35k"] = "m4d35k"
     origin: ClassVar[str] = "M4D-35k of the UniFEx repository (the images: their own distributors)"

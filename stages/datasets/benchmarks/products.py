@@ -15,7 +15,10 @@ from stages.datasets.folder import FolderConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SopBenchmark(BenchmarkConfig):
-    """Stanford Online Products: 59,551 images of 11,318 classes to train, 60,502 of 11,316 others to test."""
+    """Stanford Online Products: 59,551 images of 11,318 classes to train, 60,502 of 11,316 others to test.
+
+    A label is the class id, a key the image's path, ``attributes.super_class`` the kind of product.
+    """
 
     kind: Literal["sop"] = "sop"
     origin: ClassVar[str] = "Stanford Online Products of Stanford (Deep Metric Learning via Lifted Structure)"
@@ -32,7 +35,10 @@ class SopBenchmark(BenchmarkConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class InshopBenchmark(BenchmarkConfig):
-    """In-Shop: 25,882 images to train, 14,218 queries, 12,612 in the gallery, of other items."""
+    """In-Shop: 25,882 images to train, 14,218 queries, 12,612 in the gallery, of other items.
+
+    A label is the item id, a key the image's name in the list; attributes are ``gender`` and ``category``.
+    """
 
     kind: Literal["inshop"] = "inshop"
     origin: ClassVar[str] = "DeepFashion In-Shop Clothes Retrieval of the Multimedia Lab of CUHK (MMLab)"

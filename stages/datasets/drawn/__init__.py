@@ -50,9 +50,9 @@ def draw_catalogue(
 ) -> Path:
     """Draw ``instances * views`` JPEG images of ``size`` pixels square under ``folder``, then its ``labels.csv``.
 
-    The same arguments give the same bytes, whatever the number of ``workers``: processes, by default one a processor; 1
-    draws in this process. A folder without the table is half drawn and is drawn again. RecordsError for another's
-    table.
+    The same arguments give the same bytes, whatever the number of ``workers``: processes, by default one a processor,
+    so a script calls this under ``if __name__ == "__main__"``; 1 draws in this process. The table is written last: a
+    folder without it is half drawn and is drawn again. Raises RecordsError where there is another's ``labels.csv``.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +67,9 @@ def draw_catalogue(
     table, marker, wanted = folder / "labels.csv", folder / "catalogue.json", {"edition": _EDITION} | settings
     if table.exists():
         if not marker.exists():
-            raise RecordsError(f"{table} was not drawn by this command, so it is left alone. Name another folder.")
+            raise RecordsError(
+                f"{table} was not drawn by this command, so it is left alone. Name another folder for the catalogue."
+            )
         if json.loads(marker.read_text()) == wanted:
             return table
         table.unlink()

@@ -204,7 +204,7 @@ def freeze(
     except (AssertionError, RuntimeError, ValueError) as error:
         raise SettingsError(
             f"{config.name} does not run on images of {size} x {size} on {device}: {error}. "
-            "Many networks take another than their own as image_size, some in kwargs."
+            "Its own size is the default; many networks take another as image_size, some in kwargs."
         ) from error
     for shape in shapes:
         if len(shape) != 2 or shape[0] != 1:

@@ -70,7 +70,9 @@ class OpenClipConfig(NetworkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.projection and self.pooling is not None:
-            raise SettingsError(f"projection of {self.name} belongs to open_clip's own pooling: leave one of them out")
+            raise SettingsError(
+                f"projection of {self.name} belongs to open_clip's own pooling: leave out projection or pooling"
+            )
 
 
 def load(config: OpenClipConfig, device: str, stored: StoredNetwork | None = None) -> tuple[Backbone, ...]:
@@ -87,7 +89,9 @@ def load(config: OpenClipConfig, device: str, stored: StoredNetwork | None = Non
     outputs = [Output("", {"output": "projected" if projects and config.projection else "pooled"})]
     if config.projection == "both":
         if not projects:
-            raise SettingsError(f"{config.name} has no projection, its one feature is in the space of words")
+            raise SettingsError(
+                f"{config.name} has no projection, its one feature is in the space of words: leave projection out"
+            )
         network, outputs, compute = _both(tower)
     elif projects and not config.projection:
         _take_projection(tower)
@@ -111,13 +115,10 @@ def load(config: OpenClipConfig, device: str, stored: StoredNetwork | None = Non
 def check_name(config: OpenClipConfig) -> None:
     """Refuse what open_clip does not know, or would only warn about."""
     open_clip = library("open_clip")
-
     settings = None if ":" in config.name else open_clip.get_model_config(config.name)
     if settings is None:
-        near = difflib.get_close_matches(config.name, open_clip.list_models(), n=3) or [
-            "open_clip.list_models() lists all"
-        ]
-        raise SettingsError(f"open_clip has no model {config.name!r}: {', '.join(near)}?")
+        near = difflib.get_close_matches(config.name, open_clip.list_models(), n=3)
+        raise SettingsError(f"open_clip has no model {config.name!r}: {', '.join(near) or 'see list_models()'}?")
     if not config.pretrained:
         return
     tag = open_clip.get_pretrained_cfg(config.name, config.pretrained)
@@ -241,7 +242,9 @@ def own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
     height, width = _own_size(tower)
     changed = sized(config.preprocess, config.image_size)
     if height != width and changed.size is None:
-        raise SettingsError(f"{config.name} takes {height} x {width}; ours are square: give preprocess.size")
+        raise SettingsError(
+            f"{config.name} takes {height} x {width}; Permafrost's images are square: give preprocess.size"
+        )
     return changed.resolve(
         size=height,
         mean=tuple(own["mean"]),
@@ -261,7 +264,6 @@ def _own_size(tower: nn.Module) -> tuple[int, int]:
 def _listed_for(name: str) -> dict[str, list[Any]]:
     """For each setting of the preprocessing, the different values that the tags of a model list."""
     open_clip = library("open_clip")
-
     entries = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
     return {setting: sorted({entry[setting] for entry in entries}) for setting in _LISTED}
 

@@ -95,7 +95,9 @@ class PcaBasis:
             content = load(storage.read(key))
             return cls(content["mean"], content["components"])
         except (OSError, SafetensorError, KeyError) as error:
-            raise WeightsError(f"{storage.address(key)} cannot be read as a PCA basis: {error}. Delete it.") from error
+            raise WeightsError(
+                f"{storage.address(key)} cannot be read as a PCA basis: {error}. Delete it to have it fitted again."
+            ) from error
 
 
 def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) -> PcaBasis:
@@ -124,7 +126,9 @@ def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) ->
                 products += values.T @ values
             held.clear()
     if count < config.dim:
-        raise WeightsError(f"PCA with dim = {config.dim} needs as many training images, got {count}")
+        raise WeightsError(
+            f"PCA with dim = {config.dim} needs as many training images, got {count}: give a smaller dim or more images"
+        )
     if products is None:
         from sklearn.decomposition import PCA
 
@@ -140,7 +144,9 @@ def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) ->
 def load(config: PcaConfig, basis: PcaBasis | Path | str | None) -> Backbone:
     """The projection on ``basis``, as :func:`fit_pca_basis` returned it or as a file."""
     if basis is None:
-        raise SettingsError("a PCA backbone needs its basis: fit_pca_basis(config, images) makes it")
+        raise SettingsError(
+            "a PCA backbone needs its basis: fit_pca_basis(config, images) makes it from training images"
+        )
     fitted = basis if isinstance(basis, PcaBasis) else PcaBasis.load(basis)
     wanted = (config.dim, 3 * config.size**2)
     if fitted.components.shape != wanted or fitted.mean.shape != wanted[1:]:

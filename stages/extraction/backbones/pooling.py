@@ -75,9 +75,13 @@ def check_pooling(name: str, pooling: Pooling, layer: Layer, gem_p: float) -> No
     """ValueError where the three contradict each other for any network."""
     kinds = poolings(pooling)
     if pooling is not None and not kinds:
-        raise SettingsError(f"pooling of {name} is an empty list: name one, or leave it out for the library's own")
+        raise SettingsError(
+            f"pooling of {name} is an empty list: name at least one, or leave it out for the library's own"
+        )
     if unknown := [kind for kind in kinds if kind not in POOLINGS]:
-        raise SettingsError(f"pooling must be of {', '.join(POOLINGS)}, got {unknown[0]!r}; or left out")
+        raise SettingsError(
+            f"pooling must be of {', '.join(POOLINGS)}, got {unknown[0]!r}; left out, the library's own"
+        )
     if len(set(kinds)) < len(kinds):
         raise SettingsError(f"pooling of {name} names {max(kinds, key=kinds.count)!r} twice")
     if layer is not None and not kinds:

@@ -121,8 +121,8 @@ def build(name: str, kwargs: Mapping[str, Any], seed: int = 0, *, pretrained: bo
     timm = library("timm")
     architecture = name.partition(".")[0]
     if not name.startswith("hf-hub:") and not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3) or ["timm.list_models() lists all"]
-        raise SettingsError(f"timm has no model {architecture!r}: {', '.join(near)}?")
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        raise SettingsError(f"timm has no model {architecture!r}: {', '.join(near) or 'see list_models()'}?")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
@@ -143,7 +143,9 @@ def own_preprocess(network: nn.Module, config: PreprocessConfig, kwargs: Mapping
     if isinstance(kwargs.get("img_size"), int):
         height = width = kwargs["img_size"]
     if height != width and config.size is None:
-        raise SettingsError(f"timm lists {height} x {width} for this model; ours are square: give preprocess.size")
+        raise SettingsError(
+            f"timm lists {height} x {width} for this model; Permafrost's are square: give preprocess.size"
+        )
     return config.resolve(
         size=height,
         mean=tuple(own["mean"]),

@@ -113,14 +113,22 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
 def fit_weights(
     network: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, source: str, ignore: Collection[str] = ()
 ) -> None:
-    """Load ``weights`` into ``network``: every name of one is a name of the other, but for those to ``ignore``."""
+    """Load ``weights`` into ``network``: every name of one is a name of the other, with one shape.
+
+    Names to ``ignore`` may be left over. ``source`` is what an error calls the weights. Raises :class:`WeightsError`.
+    """
     own = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(_COUNTER)}
-    given = {n: tensor for n, tensor in weights.items() if n in own or not (n.endswith(_COUNTER) or n in ignore)}
-    shapes = {n: (tuple(given[n].shape), tuple(own[n].shape)) for n in own if n in given}
+    spare = {name for name in weights if name.endswith(_COUNTER) or name in ignore}
+    given = {name: tensor for name, tensor in weights.items() if name in own or name not in spare}
+    misshapen = [
+        f"{name}: {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
     misfits = [
         _listed("missing", [name for name in own if name not in given]),
         _listed("unexpected", [name for name in given if name not in own]),
-        _listed("of another shape", [f"{n}: {one}, not {other}" for n, (one, other) in shapes.items() if one != other]),
+        _listed("of another shape", misshapen),
     ]
     if any(misfits):
         raise WeightsError(

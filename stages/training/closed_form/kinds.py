@@ -87,7 +87,10 @@ class WhiteningHeadConfig(LinearMapConfig):
 
 @dataclass(frozen=True)
 class AveragePoolHeadConfig(LinearMapConfig):
-    """Dimension e is the mean of the dimensions floor(e D / E) to ceil((e + 1) D / E) - 1 of the feature."""
+    """Dimension e is the mean of the dimensions floor(e D / E) to ceil((e + 1) D / E) - 1 of the feature.
+
+    It is the neck of UniFEx (arXiv 2409.13513) before any training: nothing is learned.
+    """
 
     inputs: InputsConfig = InputsConfig(center=False, rescale="none")
     kind: Literal["average_pool"] = "average_pool"
@@ -98,8 +101,8 @@ class WithinHeadConfig(LinearMapConfig):
     """S^(-1/2), S the covariance within classes, then the ``dim`` principal components of what it makes of the rows.
 
     Args:
-        shrinkage: s of (1 - s) S + s (tr S / D) I in place of S, in [0, 1], or that of Ledoit and Wolf; without it, 0,
-            relevant component analysis (Shental et al., ECCV 2002).
+        shrinkage: the share s, in [0, 1], of the mean variance: (1 - s) S + s (tr S / D) I stands for S; or that of
+            Ledoit and Wolf. With 0 it is relevant component analysis (Shental et al., ECCV 2002).
     """
 
     shrinkage: Annotated[float | Literal["ledoit_wolf"], _SHARE] = "ledoit_wolf"
@@ -111,8 +114,9 @@ class LdaHeadConfig(LinearMapConfig):
     """The ``dim`` directions in which classes differ most for how much they vary within, each of unit variance within.
 
     Args:
-        shrinkage: s, in [0, 1]; as scikit-learn's ``LinearDiscriminantAnalysis(solver="eigen")`` has it, the covariance
-            within classes and the one between them both become (1 - s) S + s (tr S / D) I.
+        shrinkage: the share s, in [0, 1], of the mean variance, as scikit-learn's
+            ``LinearDiscriminantAnalysis(solver="eigen")`` has it: the covariance within classes and the one between
+            them both become (1 - s) S + s (tr S / D) I.
     """
 
     shrinkage: Annotated[float, _SHARE] = 0.5

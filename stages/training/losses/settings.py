@@ -99,7 +99,8 @@ class SampledConfig(Settings):
             accuracy.
         kind: which others. ``random`` ones take no time to find; each counts for one over the probability with which it
             is looked at, so that the loss is that of all classes but for noise. The ``hardest`` are those whose
-            nearest subcenter is nearest to any embedding of the batch; finding them takes one matrix product.
+            nearest subcenter is nearest to any embedding of the batch; finding them takes one matrix product
+            of the batch with the whole table.
 
     Prototypes that a step does not look at are not read, moved or decayed.
     """

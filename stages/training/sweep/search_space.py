@@ -40,7 +40,7 @@ class Range:
 
 Evaluate: TypeAlias = Callable[[Sequence[DottedSettings]], Sequence[float]]
 Axis: TypeAlias = tuple[Any, ...] | Range
-Seeds: TypeAlias = Annotated[tuple[int, ...], Choices("[0, inf]", "different whole numbers, one or more")]
+Seeds: TypeAlias = Annotated[tuple[int, ...], Choices("[0, inf]", "a list of different whole numbers, one or more")]
 
 
 @dataclass(frozen=True)
