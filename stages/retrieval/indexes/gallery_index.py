@@ -97,7 +97,15 @@ class GalleryIndex(KeyedRows):
     def bytes_a_row(self) -> float:
         """Of the index as it is stored, all in all, the keys not counted."""
         size = 0 if self.originals is None else self.originals.nbytes
-        size += faiss.serialize_index(self.index).nbytes if self.mapped is None else self.mapped.nbytes
+
+        def count(part: bytes) -> None:
+            nonlocal size
+            size += len(part)
+
+        if self.mapped is None:  # counted as it is written: no copy is made of an index that fills the memory
+            faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))
+        else:
+            size += self.mapped.nbytes
         return size / len(self)
 
     def search(
