@@ -107,9 +107,7 @@ def _noted(
         if isinstance(config, PcaConfig):
             basis = PcaBasis.read(storage, basis_key(config, records))
         return announced_backbones(config, note, device=device, basis=basis, on_load=on_load) or None
-    except FileNotFoundError:
-        return None
-    except (ValueError, LookupError, TypeError, StopIteration):  # of another version: made again
+    except (FileNotFoundError, ValueError, LookupError, TypeError, StopIteration):  # none, or of another version
         return None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -163,8 +162,8 @@ class GalleryIndex(KeyedRows):
         append(index, vectors, ids)
         if originals is not None:
             originals = np.concatenate([originals, vectors.astype(originals.dtype)])
-        places: dict[str, Any] = {"ids": np.concatenate([self.ids, ids]), "next_id": self.next_id + len(keys)}
-        return GalleryIndex(index, every, self.embeddings, self.config, originals=originals, **places)
+        ids, next_id = np.concatenate([self.ids, ids]), self.next_id + len(keys)
+        return GalleryIndex(index, every, self.embeddings, self.config, ids=ids, originals=originals, next_id=next_id)
 
     def without(self, keys: Sequence[str]) -> GalleryIndex:
         """The index without the rows of ``keys``; this one stays, and ids of the others do.
@@ -181,8 +180,10 @@ class GalleryIndex(KeyedRows):
             index.remove_ids(faiss.IDSelectorBatch(gone))
         remaining = [self.keys[row] for row in staying.tolist()]
         originals = None if self.originals is None else self.originals[staying]
-        places: dict[str, Any] = {"ids": self.ids[staying], "next_id": self.next_id}
-        return GalleryIndex(index, remaining, self.embeddings, self.config, originals=originals, **places)
+        ids = self.ids[staying]
+        return GalleryIndex(
+            index, remaining, self.embeddings, self.config, ids=ids, originals=originals, next_id=self.next_id
+        )
 
     def save(self, folder: Where, *, choice: JSON = None) -> None:
         """Write a snapshot and, last, that it is the one to read: see :mod:`.snapshots`. ``choice`` is recorded."""
