@@ -118,7 +118,8 @@ def check_name(config: OpenClipConfig) -> None:
     settings = None if ":" in config.name else open_clip.get_model_config(config.name)
     if settings is None:
         near = difflib.get_close_matches(config.name, open_clip.list_models(), n=3)
-        raise SettingsError(f"open_clip has no model {config.name!r}: {', '.join(near) or 'see list_models()'}?")
+        hint = f"{', '.join(near)}?" if near else "open_clip.list_models() lists all"
+        raise SettingsError(f"open_clip has no model {config.name!r}: {hint}")
     if not config.pretrained:
         return
     tag = open_clip.get_pretrained_cfg(config.name, config.pretrained)

@@ -116,7 +116,8 @@ def build(name: str, kwargs: Mapping[str, Any], seed: int = 0, *, pretrained: bo
     architecture = name.partition(".")[0]
     if not name.startswith("hf-hub:") and not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        raise SettingsError(f"timm has no model {architecture!r}: {', '.join(near) or 'see list_models()'}?")
+        hint = f"{', '.join(near)}?" if near else "timm.list_models() lists all"
+        raise SettingsError(f"timm has no model {architecture!r}: {hint}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
