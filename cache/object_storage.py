@@ -66,7 +66,8 @@ class ObjectStorage:
         if stop is not None and stop <= start:
             self.size(key)
             return b""
-        span: Any = {"range": {"offset": start} if stop is None else (start, stop)} if start or stop else {}
+        part = {"offset": start} if stop is None else (start, stop)
+        span: Any = {"range": part} if start or stop else {}
         with _said_of(self.address(key)):
             try:
                 content: bytes = _obstore().get(self._client(), self._path(key), options=span).bytes().to_bytes()

@@ -1,8 +1,8 @@
 """Single cells of Parquet files, read in pieces: a row group of thousands of photographs never lies in memory whole.
 
-A piece is some consecutive rows of one column in one row group, about ``_PIECE_BYTES`` of them. The last pieces read
-are kept: cells are asked for mostly in their order, from several threads, and then every page is read once. A cell
-asked for out of order costs reading its row group from the start. Less than one page of the file cannot be read.
+A piece is some consecutive rows of one column in one row group. The last ones are kept: cells are asked for mostly in
+their order, from several threads, and then every page is read once. A cell out of order costs reading its row group
+from the start.
 """
 
 from __future__ import annotations

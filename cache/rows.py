@@ -182,7 +182,7 @@ class RowIndex:
     def good(self, places: Places, *, or_failed: bool = False) -> npt.NDArray[np.bool_]:
         """True for each of ``places`` (n,) that has a stored feature, ``or_failed`` for good."""
         there: npt.NDArray[np.bool_] = places >= 0
-        there[there] = self._rank[places[there]] <= or_failed
+        there[there] = self._rank[places[there]] < (2 if or_failed else 1)
         return there
 
     def good_places(self) -> Places:

@@ -63,8 +63,8 @@ def approximate_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores
 
 def find_index(run: Run, gallery: Records, vectors: Vectors) -> Index:
     """The index of the ``gallery``, kept in the artifacts where these can be written."""
+    where = run.storage.below(index_key(run, gallery, vectors))
     try:
-        where = run.storage.below(index_key(run, gallery, vectors))
         return _built_index(run, gallery, vectors, where.path() if isinstance(where, LocalStorage) else where)
     except UnwritableError as error:
         if not error.read_only:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from types import SimpleNamespace
-from typing import Any
+from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from cache import digest_bytes
+from cache import Features, digest_bytes
 from cache.atomic import unless_read_only
 from cache.errors import RecordsError
 from cache.settings import changed_settings
@@ -125,15 +125,7 @@ def text_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores]]:
         return
     digests = [digest_bytes(sentence.encode()) for sentence in new]
     asking = {"key": [f"text: {sentence}" for sentence in new], "digest": digests}
-    store, text = vectors.store, dict(zip(digests, embed_text(head, new), strict=True))
-    both: Any = SimpleNamespace(  # as much of cache.Features as scoring takes: the store, with text beside it
-        address=store.address,
-        absent=lambda wanted: store.absent([digest for digest in wanted if digest not in text]),
-        usable=lambda wanted: store.usable(wanted) | np.array([digest in text for digest in wanted], np.bool_),
-        read=lambda wanted: (
-            np.stack([text[each] for each in wanted]) if len(wanted) and wanted[0] in text else store.read(wanted)
-        ),
-    )
+    both = cast("Features", _WithText(vectors.store, dict(zip(digests, embed_text(head, new), strict=True))))
     images = {"key": gallery.keys, "digest": gallery.table["digest"]}
     queries, images_ = _labelled(asking, new), _labelled(images, [sentence or None for sentence in searched])
     scores = evaluate(both, queries=queries, gallery=images_, metrics=metrics, ties=run.config.retrieval.ties)
@@ -143,3 +135,25 @@ def text_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores]]:
 def _labelled(columns: dict[str, object], labels: Sequence[str | None]) -> Records:
     table = pa.table({**columns, "label": pa.array(labels, pa.string()), "domain": pa.nulls(len(labels), pa.string())})
     return Records(table, {})
+
+
+class _WithText:
+    """A store of embeddings, with the ``vectors`` of text beside them by digest: what :func:`evaluate` reads of one."""
+
+    def __init__(self, store: Features, vectors: dict[bytes, npt.NDArray[np.float32]]) -> None:
+        self._store, self._vectors = store, vectors
+
+    @property
+    def address(self) -> str:
+        return self._store.address
+
+    def absent(self, digests: Sequence[bytes]) -> Sequence[bytes]:
+        return self._store.absent([digest for digest in digests if digest not in self._vectors])
+
+    def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
+        return self._store.usable(digests) | np.array([digest in self._vectors for digest in digests], np.bool_)
+
+    def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
+        if len(digests) and digests[0] in self._vectors:
+            return np.stack([self._vectors[digest] for digest in digests])
+        return self._store.read(digests)

@@ -102,7 +102,10 @@ def _state(run: Run, part: FeatureSet, wanted: HeadRun) -> str:
 
 
 def find_chosen(run: Run, head: str | None, backbone: str | None = None, *, text: bool = False) -> Vectors:
-    """:func:`choose_vectors` of a ``head`` alone where named; with ``text`` and none, of those that know words."""
+    """:func:`choose_vectors`; of a ``head`` that is named the others need not be trained.
+
+    With ``text`` and no ``head`` it is one that knows words, where the run has any.
+    """
     known = {RAW, *(each.name for each in run.config.heads)}
     every = find_vectors(run, only=head if head in known else None)
     if text and head is None and (knowing := [entry for entry in every if _knows_words(entry)]):

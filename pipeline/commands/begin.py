@@ -19,8 +19,9 @@ import typer
 from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import AbsentPathError, ConfigError
+from pipeline.commands.compute import print_scores
 from pipeline.commands.options import Json, Quiet, RunFile, emit
-from pipeline.config import RunConfig, parse_config
+from pipeline.config import parse_config
 from pipeline.dataset import counts_text, open_run, run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.features import find_features
@@ -43,35 +44,23 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Draw a catalogue of products, extract, train, score, and show one picture. Needs no network and no data."""
-    from pipeline.commands.compute import print_scores  # takes a while, which the others need not
-
     started, display = time.monotonic(), Display(quiet=quiet)
-    config = demo_config(artifacts)
+    preset = files("pipeline").joinpath("presets/demo.toml").read_text(encoding="utf-8")
+    config = parse_config(preset, "presets/demo.toml")
+    assert isinstance(config.dataset, DrawnConfig)
+    catalogue = replace(config.dataset, path=str(artifacts / "catalogue"))
     if not (artifacts / "catalogue/labels.csv").exists():
         display.say("drawing 3,000 images of 300 made-up products (drawn, not photographs)")
-    run = run_of(config, display, Path("demo.toml"))
+    run = run_of(replace(config, artifacts=str(artifacts), dataset=catalogue), display, Path("demo.toml"))
     computed = extract_features(run, Hardware())
     print_scores(run, find_vectors(run, train=True), json=json)
     picture = run.artifacts / "scores" / "demo.png"
     seconds = time.monotonic() - started
     again = "" if any(filled.computed for filled in computed) else ": images, features and heads were there already"
+    script = Path(sys.executable).with_name("permafrost")  # where the environment is not activated
+    command = "permafrost" if shutil.which("permafrost") or not script.exists() else os.path.relpath(script)
     if not json:
-        typer.echo(_NEXT.format(picture=picture, seconds=seconds, again=again, permafrost=_command()))
-
-
-def demo_config(artifacts: Path) -> RunConfig:
-    """The preset, with everything it makes below ``artifacts``."""
-    text = files("pipeline").joinpath("presets/demo.toml").read_text(encoding="utf-8")
-    config = parse_config(text, "presets/demo.toml")
-    assert isinstance(config.dataset, DrawnConfig)
-    dataset = replace(config.dataset, path=str(artifacts / "catalogue"))
-    return replace(config, artifacts=str(artifacts), dataset=dataset)
-
-
-def _command() -> str:
-    """What to type for ``permafrost`` here: its path where the environment is not activated."""
-    script = Path(sys.executable).with_name("permafrost")
-    return "permafrost" if shutil.which("permafrost") or not script.exists() else os.path.relpath(script)
+        typer.echo(_NEXT.format(picture=picture, seconds=seconds, again=again, permafrost=command))
 
 
 _NEXT = """
@@ -98,9 +87,8 @@ def init(
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"the folder of {output} does not exist: make it first, or name another with --output")
     if not images.exists():
-        raise AbsentPathError(
-            f"{images} does not exist; give a folder of images (a folder a class), or a table of them"
-        )
+        give = "give a folder of images (a folder a class), or a table of them"
+        raise AbsentPathError(f"{images} does not exist; {give}")
     display = Display()
     guess, records = guess_dataset(images, root)
     counts = counts_text(records.counts())

@@ -155,7 +155,11 @@ def score(
 
 
 def print_scores(run: Run, vectors: Sequence[Vectors], *, json: bool) -> QueryValues:
-    """Score ``vectors``, print the table or JSON lines, and draw a picture: of the first backbone that has a head."""
+    """Score ``vectors``, print the table or JSON lines, and draw a picture of queries with their nearest images.
+
+    The picture is of the first backbone with a head, raw and with each of its heads. Last it says where no head is
+    surely above the raw feature. Returns the value of every query.
+    """
     rows, values = score_run(run, vectors)
     typer.echo(json_lines(rows) if json else score_table(rows) + "\n", nl=False)
     backbone = next((entry.backbone for entry in vectors if entry.trained is not None), vectors[0].backbone)

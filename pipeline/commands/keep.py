@@ -130,14 +130,16 @@ def _say_unread(run_file: str, uris: list[str], unknown: list[str]) -> None:
     """Name what cannot be read. StoreError where an image may have a row that is not known to be its own."""
     if not uris:
         return
-    unread = "images of {} cannot be read now, the first of them {}".format
     if lost := [uri for uri in unknown if not Path(uri).is_symlink()]:
         raise StoreError(
-            f"{len(lost):,} {unread(run_file, lost[0])}, so their rows cannot be told from those that no dataset "
-            "lists. Bring them back (is a disk missing?), or drop them from the table."
+            f"{len(lost):,} images of {run_file} cannot be read now, the first of them {lost[0]}, so their rows cannot "
+            "be told from those that no dataset lists. Bring them back (is a disk missing?), or drop them from the "
+            "table."
         )
-    last = "rows of what they were when they were read last stay"
-    typer.echo(f"{len(uris):,} {unread(run_file, uris[0])}: {last}")
+    typer.echo(
+        f"{len(uris):,} images of {run_file} cannot be read now, the first of them {uris[0]}: "
+        "rows of what they were when they were read last stay"
+    )
 
 
 def features(

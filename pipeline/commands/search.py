@@ -112,8 +112,8 @@ def _run(run_file: str, head: str | None, everything: bool, wanted: _Wanted, qui
     searcher = Searcher.of_run(run, vectors, everything=everything, thresholds=thresholds)
     count = f"{len(searcher):,}"
     part = f"all {count} images" if everything else f"the gallery ({count} of {len(run.records):,} images)"
-    others = " and ".join([*([] if everything else ["--all"]), *([] if head else ["--head"])])
-    choose = f"; {others} choose{'' if ' ' in others else 's'} otherwise" if others else ""
+    options = [name for name, given in (("--all", everything), ("--head", head is not None)) if not given]
+    choose = f"; {' and '.join(options)} choose{'s' if len(options) == 1 else ''} otherwise" if options else ""
     run.display.say(f"searching {part} with {vectors.backbone} {vectors.head}{choose}")
     shares = kept_shares(decisions)
     if not shares:

@@ -64,7 +64,11 @@ class Search(Chosen):
     k: int = Field(10, ge=1, le=Limits.max_k, description="Matches in the answer.")
     fmr: float | None = Field(None, gt=0, lt=1, description="Only matches, by the threshold kept for this FMR.")
     offset: int = Field(0, ge=0, le=Limits.max_depth - Limits.max_k, description="Matches to leave out before them.")
-    where: list[str] = Field([], max_length=100, description="label, domain or attribute=value; of one, alternatives.")
+    where: list[str] = Field(
+        [],
+        max_length=100,
+        description="name=value: label, domain or an attribute. Values of one name are alternatives.",
+    )
 
 
 class MatchAnswer(BaseModel):

@@ -161,7 +161,7 @@ def leaderboard(
             best[group, metric] = max(score.value, best.get((group, metric), score.value))
     metrics = list(dict.fromkeys(metric for by_metric in cells.values() for metric in by_metric))
     members = Counter(groups.values())
-    best = {place: value for place, value in best.items() if members[place[0]] > 1}  # not of one
+    best = {(group, metric): value for (group, metric), value in best.items() if members[group] > 1}  # not of one
     raws = {groups[names]: by_metric[metrics[0]].value for names, by_metric in cells.items() if names[1] == RAW}
     rows = []
     for names, by_metric in cells.items():

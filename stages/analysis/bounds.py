@@ -26,7 +26,7 @@ from stages.retrieval.attributes import Mixtures, graded_blocks, metric_of
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules
 from stages.retrieval.query_set import QuerySet
 from stages.retrieval.run_scores import ScoringConfig
-from stages.retrieval.scores import ALL, MEAN, UnanswerablePolicy, domain_names
+from stages.retrieval.scores import ALL, MEAN, UnanswerablePolicy, domain_names, rows_by_group
 
 _CERTAIN = 45
 
@@ -96,11 +96,9 @@ def score_bounds(
 
 def mean_bounds(bounds: Bounds, groups: Sequence[str | None], names: Sequence[str]) -> dict[str, tuple[float, float]]:
     """The mean floor and ceiling of all queries, of each group of ``names``, and of these groups alike."""
-    own = np.array(groups, dtype=object)
     ends = {ALL: (float(bounds.floor.mean()), float(bounds.ceiling.mean()))}
-    for name in names:
-        if len(rows := np.flatnonzero(own == name)):
-            ends[name] = float(bounds.floor[rows].mean()), float(bounds.ceiling[rows].mean())
+    for name, rows in rows_by_group(groups, names).items():
+        ends[name] = float(bounds.floor[rows].mean()), float(bounds.ceiling[rows].mean())
     if len(ends) > 1:
         floor, ceiling = np.mean([ends[name] for name in ends if name != ALL], axis=0)
         ends[MEAN] = float(floor), float(ceiling)

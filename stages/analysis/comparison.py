@@ -14,7 +14,7 @@ from stages.ranking.intervals import class_numbers, difference_interval, estimat
 from stages.ranking.metrics import Values
 from stages.ranking.relevance import Rows
 from stages.retrieval.query_values import QueryScores
-from stages.retrieval.scores import ALL, MEAN, Scores, domain_names
+from stages.retrieval.scores import ALL, MEAN, Scores, domain_names, rows_by_group
 
 Scored: TypeAlias = QueryScores | Scores
 """What is compared: a value of each metric for each query."""
@@ -223,8 +223,7 @@ def changes(first: Sequence[Scored], second: Sequence[Scored], domains: Mapping[
 def _by_domain(
     metric: str, pair: tuple[Values, Values], domains: Sequence[str | None], classes: npt.NDArray[np.int64]
 ) -> list[Change]:
-    names = np.array(domains, dtype=object)
-    groups = {ALL: np.arange(len(names))} | {name: np.flatnonzero(names == name) for name in domain_names(domains)}
+    groups = {ALL: np.arange(len(domains))} | rows_by_group(domains, domain_names(domains))
     difference = pair[1] - pair[0]
     known = {name: estimate(difference[None, rows], classes[rows]) for name, rows in groups.items()}
     means = {name: [values[rows].mean() for values in pair] for name, rows in groups.items()}

@@ -69,9 +69,10 @@ def spread(vectors: npt.NDArray[np.generic]) -> Spread:
         rank = float(np.exp(-(shares[shares > 0] * np.log(shares[shares > 0])).sum()))
         participation = float(1 / (shares**2).sum())
         for_90 = int(np.searchsorted(shares.cumsum(), 0.9 - 1e-12) + 1)
-    dead, constant = (int(((least == most) & which).sum()) for which in (least == 0, least != 0))
+    same = least == most
+    dead = int((same & (least == 0)).sum())
     pairs = (float(units @ units) - rows) / (rows * (rows - 1))  # the mean cosine of two different rows
-    return Spread(rows, dim, rank, participation, dead, constant, float(shares[0]), for_90, pairs)
+    return Spread(rows, dim, rank, participation, dead, int(same.sum()) - dead, float(shares[0]), for_90, pairs)
 
 
 class Hubs(NamedTuple):

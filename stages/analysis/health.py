@@ -276,7 +276,14 @@ def vector_health(backbone: str, head: str, store: Features, records: Records) -
     searching = _asking(records)
     often = hubs(nearest(store, searching, gallery, NEIGHBOURS)[0], len(gallery))
     keys, uris, labels = gallery.keys, gallery.uris, gallery.labels
-    top = tuple(Hub(keys[row], uris[row], labels[row], int(often.counts[row])) for row in often.top(100))
-    of_rows = spread(store.read(gallery.take(rows).digests))
-    numbers = often.k, len(searching), often.skewness, often.never - (len(gallery) - len(rows)), often.top_share
-    return VectorHealth(backbone, head, of_rows, *numbers, top)
+    return VectorHealth(
+        backbone,
+        head,
+        spread(store.read(gallery.take(rows).digests)),
+        often.k,
+        len(searching),
+        often.skewness,
+        often.never - (len(gallery) - len(rows)),
+        often.top_share,
+        tuple(Hub(keys[row], uris[row], labels[row], int(often.counts[row])) for row in often.top(100)),
+    )

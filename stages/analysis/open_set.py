@@ -92,10 +92,6 @@ class Comparisons:
         """The class of each query, numbered from 0, (Q,)."""
         return class_numbers(self.searches.queries.classes)
 
-    def of_domain(self, domain: str) -> npt.NDArray[np.int64]:
-        """The queries of ``domain``."""
-        return np.flatnonzero(np.array(self.searches.queries.domains, dtype=object) == domain)
-
     def roc(self, points: int = 200) -> list[tuple[float, float, float]]:
         """(threshold, FMR, FNMR) from the highest threshold down, at FMRs evenly spaced on a logarithmic scale."""
         above = [at_least(counts) / max(1, counts.sum()) for counts in (self.non_mated, self.mated)]

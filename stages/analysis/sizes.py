@@ -36,7 +36,7 @@ from stages.retrieval.evaluate import depths
 from stages.retrieval.protocols import ByLabelConfig, Rules
 from stages.retrieval.query_set import QuerySet, with_row
 from stages.retrieval.query_values import QueryValues
-from stages.retrieval.scores import ALL, MEAN, Score, domain_names, summarise
+from stages.retrieval.scores import ALL, MEAN, Score, domain_names, rows_by_group, summarise
 
 SIZES = (0.01, 0.1, 1.0)
 """Shares of the distractors: the whole gallery, a tenth, and a hundredth."""
@@ -108,14 +108,12 @@ def gallery_curve(
     place = np.argsort(sorted(range(len(keys)), key=lambda row: seeded_order(seed, "gallery size", keys[row])))
     counts = _numbers(sizes, len(place))
     groups = rules.groups(part.queries)
-    domains = np.array(groups, dtype=object)
-    names = [name for name in domain_names(rules.groups(queries)) if (domains == name).any()]
-    members = {name: np.flatnonzero(domains == name) for name in names}
+    members = rows_by_group(groups, domain_names(rules.groups(queries)))
     per_query, searched = _values(vectors, part, place, list(counts), wanted)
     scores, nothing = [], dict.fromkeys([ALL, *members], 0)
     for at, (count, size) in enumerate(counts.items()):
         every = ((metric.name, metric_bounds(metric, part.num_relevant, searched[:, at])) for metric in wanted)
-        bounds = {name: mean_bounds(of_queries, groups, names) for name, of_queries in every}
+        bounds = {name: mean_bounds(of_queries, groups, list(members)) for name, of_queries in every}
         mean = float(searched[:, at].mean())
         others, rows = mean - float(part.num_relevant.mean()), dict.fromkeys([ALL, MEAN, *members], round(mean))
         for score in summarise(per_query[count], part.queries.classes, members, nothing, rows):

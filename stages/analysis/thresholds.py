@@ -28,7 +28,7 @@ from stages.ranking.metrics import Values
 from stages.records import Records
 from stages.records.splits import seeded_order
 from stages.retrieval.query_set import QuerySet
-from stages.retrieval.scores import domain_names
+from stages.retrieval.scores import domain_names, rows_by_group
 
 _LEAST = 10  # errors that a wanted rate must allow among the trials, or there is too little to calibrate by
 _CANDIDATES = 512  # thresholds to choose from
@@ -256,6 +256,6 @@ def decision_at(kind: Kind, wanted: float, on: Ground) -> Decision:
     similarity = threshold_at(kind, wanted, calibration)
     test = decide(similarity, on.test)
     rates = {"all": test.rates()}
-    for name in domain_names(on.test.searches.queries.domains):
-        rates[name] = test.rates(on.test.of_domain(name))
+    domains = on.test.searches.queries.domains
+    rates |= {name: test.rates(rows) for name, rows in rows_by_group(domains, domain_names(domains)).items()}
     return Decision(kind, wanted, decide(similarity, calibration).rates(), rates)

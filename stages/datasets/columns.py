@@ -54,10 +54,8 @@ def text_table(columns: Mapping[str, Iterable[str | None]]) -> pa.Table:
     return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
-def counted(values: Iterable[str | None] | pa.ChunkedArray) -> Counter[str]:
-    """How often each of ``values`` (N,) is there, but null; of a column no Python object for each is made."""
-    if not isinstance(values, pa.ChunkedArray):
-        return Counter(value for value in values if value is not None)
+def counted(values: pa.ChunkedArray) -> Counter[str]:
+    """How often each of ``values`` (N,) is there, but null; no Python object for each is made."""
     counts = pc.value_counts(values)
     pairs = zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
     return Counter({value: count for value, count in pairs if value is not None})
@@ -126,7 +124,7 @@ def _refuse_merged(parts: pa.Table, columns: Sequence[str]) -> None:
             )
 
 
-def label_notes(labels: Iterable[str | None] | pa.ChunkedArray) -> list[str]:
+def label_notes(labels: pa.ChunkedArray) -> list[str]:
     """Notes on labels (N,) that stand for classes whose names are nearly the same."""
     counts = counted(labels)
     alike = _groups((_nearly(label), label) for label in counts)
@@ -136,7 +134,7 @@ def label_notes(labels: Iterable[str | None] | pa.ChunkedArray) -> list[str]:
     return [f"labels that differ only in case, spaces or the form of a number are classes apart: {examples}"]
 
 
-def missing_notes(values: Iterable[str | None] | pa.ChunkedArray, what: str) -> list[str]:
+def missing_notes(values: pa.ChunkedArray, what: str) -> list[str]:
     """Notes on ``values`` (N,) of ``what``, a column, that look like missing ones."""
     return [
         f"{count:,} images have the {what} {value!r}, which looks like a missing value, and is one like any other: "

@@ -41,7 +41,7 @@ def find_shards(where: str, suffix: str) -> list[Shard]:
     if far or path.is_dir():
         storage = storage_of(where)
         ends = (suffix, *(suffix + end for end in _PACKED), *(_PACKED_TAR if suffix == ".tar" else ()))
-        none = f"holds no file that ends in {suffix}" + "; a pattern is not looked for there" * far
+        none = f"holds no file that ends in {suffix}{'; a pattern is not looked for there' if far else ''}"
         files = {key: storage.address(key) for key in storage.list() if key.lower().endswith(ends)}
     elif path.exists():
         if not path.is_file():

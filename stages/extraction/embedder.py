@@ -1,8 +1,7 @@
 """Image bytes -> the numbers that a store holds for these bytes. No other code goes from pixels to vectors.
 
-Extraction calls :func:`prepare` in its reader threads and :func:`compute` where the networks run. :class:`Embedder`
-calls both for images at hand, and then does what reading a store does: rounds to the stored dtype, fuses backbones, and
-applies a head.
+Extraction calls :func:`prepare` in its reader threads and :func:`compute` where the networks run; :class:`Embedder`
+calls both for images at hand, rounds to the stored dtype, fuses backbones, and applies a head.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from cache import RowOutcome, digest_bytes
+from cache import RowOutcome
 from cache.errors import SettingsError
 from cache.features import fuse, image_proportions
 from cache.source import Box, ImageSource
@@ -67,7 +66,7 @@ class Embedder:
     ) -> None:
         if not backbones:
             raise SettingsError("an embedder needs one backbone or more, got none")
-        self._backbones = [_plain_or_averaged(backbone) for backbone in backbones]
+        self.backbones = tuple(_plain_or_averaged(backbone) for backbone in backbones)
         self.dtype = np.dtype(dtype)
         self._fused = sizes or len(backbones) > 1
         self.sizes = sizes
@@ -77,11 +76,6 @@ class Embedder:
     def embed(self, images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None) -> Embedded:
         """The vectors of ``images``, the bytes of image files, each whole or cropped to its box; NaN for none."""
         return embed_together([self], images, boxes=boxes)[0]
-
-    @property
-    def backbones(self) -> tuple[Backbone, ...]:
-        """What computes the features, without views that are left out of the vectors."""
-        return tuple(self._backbones)
 
     def finish(self, parts: Sequence[Features], outcomes: Sequence[RowOutcome]) -> Embedded:
         """The vectors of one batch (B): ``parts`` are what :func:`compute` gave for each of :attr:`backbones`."""
@@ -100,12 +94,11 @@ class Embedder:
         """One batch as the feature stores hold it; what they cannot hold becomes a failure among ``outcomes``."""
         with np.errstate(over="ignore"):  # refused just below
             rows = [part[:, 0].astype(self.dtype) for part in parts]
-        for backbone, part in zip(self._backbones, rows, strict=True):
-            for row, outcome in enumerate(outcomes):
-                if outcome.status == "ok" and not np.isfinite(part[row]).all():
-                    outcomes[row] = RowOutcome(
-                        "failed", error=f"{backbone.name} gave values that {part.dtype} cannot hold"
-                    )
+        for backbone, part in zip(self.backbones, rows, strict=True):
+            why = f"{backbone.name} gave values that {part.dtype} cannot hold"
+            for row in np.flatnonzero(~np.isfinite(part).all(axis=1)).tolist():
+                if outcomes[row].status == "ok":
+                    outcomes[row] = RowOutcome("failed", error=why)
         if not self._fused:
             return rows[0]
         height, width = (np.array([max(1, getattr(o, side)) for o in outcomes]) for side in ("height", "width"))
@@ -118,11 +111,8 @@ def embed_together(
 ) -> list[Embedded]:
     """What each of ``embedders`` gives for ``images``; each is decoded once, and a network goes once over them."""
     boxes = [None] * len(images) if boxes is None else boxes
-    digests = [
-        ImageSource("", box=box).digest(content) if box else digest_bytes(content)
-        for content, box in zip(images, boxes, strict=True)
-    ]
-    backbones = [backbone for embedder in embedders for backbone in embedder._backbones]
+    digests = [ImageSource("", box=box).digest(content) for content, box in zip(images, boxes, strict=True)]
+    backbones = [backbone for embedder in embedders for backbone in embedder.backbones]
     size = min(embedder._batch_size for embedder in embedders)
     vectors: list[list[npt.NDArray[np.generic]]] = [[] for _ in embedders]
     problems: list[dict[int, str]] = [{} for _ in embedders]
@@ -133,10 +123,11 @@ def embed_together(
         read = [prepare(*source, row, pixels) for row, source in enumerate(sources)]
         parts = iter(compute(backbones, pixels, np.array([outcome.status == "ok" for outcome in read], bool)))
         for embedder, its_vectors, its_problems in zip(embedders, vectors, problems, strict=True):
-            embedded = embedder.finish([next(parts) for _ in embedder._backbones], read)
+            embedded = embedder.finish([next(parts) for _ in embedder.backbones], read)
             its_vectors.append(embedded.vectors)
             its_problems.update((low + row, why) for row, why in embedded.problems.items())
-    return [Embedded(np.concatenate(v), p) for v, p in zip(vectors, problems, strict=True)]
+    joined = (np.concatenate(its_vectors) for its_vectors in vectors)
+    return [Embedded(its_vectors, its_problems) for its_vectors, its_problems in zip(joined, problems, strict=True)]
 
 
 def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess, Pixels]:

@@ -162,7 +162,10 @@ def extract_all(
         clock = Clock()
         for advance in (executor or LocalExecutor(workers)).execute(job, clock):
             done, failed = done + advance.images, failed + advance.failed
-            _remember_limits(writers, networks)
+            for writer, backbone in zip(writers, networks, strict=True):
+                limit = memory_limit(backbone.forward)  # remembered: a run after a kill is rounded alike
+                if limit is not None and writer.fits != limit:
+                    writer.remember_fits(limit)
             if on_progress is not None and (advance.images or not advance.committed):
                 on_progress(Progress(done, total, failed, clock))
         for writer in writers:
@@ -225,14 +228,6 @@ def _batch_size(backbones: Sequence[Backbone], stores: Sequence[FeatureStore]) -
         if origin.batch_size and origin.device in (backbone.device, device_name(backbone.device))
     ]
     return used[-1] if used else find_batch_size([backbone for backbone, _ in on_card])
-
-
-def _remember_limits(writers: Sequence[StoreWriter], backbones: Sequence[Backbone]) -> None:
-    """Put into the plans what the memory turned out to take, so that a run after a kill is rounded alike."""
-    for writer, backbone in zip(writers, backbones, strict=True):
-        limit = memory_limit(backbone.forward)
-        if limit is not None and writer.fits != limit:
-            writer.remember_fits(limit)
 
 
 def find_batch_size(backbones: Sequence[Backbone]) -> int:

@@ -75,8 +75,14 @@ def known_backbones(
         backbones = load_backbones(config, device=device)
     backbones = tuple(replace(backbone, sample=sample_of(backbone)) for backbone in backbones)
     note = [
-        {"name": b.name, "dim": b.dim, "views": b.preprocess.stored, "identity": b.identity.fields, "sample": b.sample}
-        for b in backbones
+        {
+            "name": backbone.name,
+            "dim": backbone.dim,
+            "views": backbone.preprocess.stored,
+            "identity": backbone.identity.fields,
+            "sample": backbone.sample,
+        }
+        for backbone in backbones
     ]
     with unless_read_only():
         storage.put(_note_key(config, records), json_text({"backbones": note}).encode())
@@ -101,9 +107,7 @@ def _noted(
         if isinstance(config, PcaConfig):
             basis = PcaBasis.read(storage, basis_key(config, records))
         return announced_backbones(config, note, device=device, basis=basis, on_load=on_load) or None
-    except FileNotFoundError:
-        return None
-    except (ValueError, LookupError, TypeError, StopIteration):  # of another version: made again
+    except (FileNotFoundError, ValueError, LookupError, TypeError, StopIteration):  # none, or of another version
         return None
 
 

@@ -1,11 +1,8 @@
 """Many machines: a driver that makes the plan, and long-lived actors of a Ray cluster that compute and commit units.
 
-::
-
-    units --two in flight each--> actors (each with a process that computes) --put_new--> chunks
-
-The driver keeps the count of crashes. A unit that was the one in hand when three processes crashed is set aside, and
-the rest goes on; what is killed from outside, or lost with its machine, is computed again.
+Each actor has a process that computes, and two units in flight. The driver keeps the count of crashes: a unit that was
+the one in hand when three processes crashed is set aside, and the rest goes on; what is killed from outside, or lost
+with its machine, is computed again.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ def search_among(
     queries, exclude = check_queries(queries, gallery.shape, k, exclude)
     nearest = np.full((len(queries), k), -1, np.int64)
     similarity = np.full((len(queries), k), -np.inf, np.float32)
-    for rows in query_blocks(len(among), gallery.shape[1]):
-        block = among[rows]
+    for places in query_blocks(len(among), gallery.shape[1]):
+        block = among[places]
         some = gallery[block]
         itself = np.where(np.isin(exclude, block), np.searchsorted(block, exclude), -1)
         rows = nearest_rows(some, queries, min(k, len(block)), itself)

@@ -1,15 +1,9 @@
 """Datasets with their splits and roles, and several joined into one; rows with errors are refused by name.
 
-====================  ==========================================================================================
-key, label, split     ``<dataset>/<what it was>``: so nothing of one dataset is mistaken for another's, and a split
-                      that searches in one dataset can train in another
-domain                the dataset's own where the row has one, else the dataset's name
-attributes            the columns of all, null where a dataset has no such column; the values as they are, so keys in
-                      them are the dataset's own
-====================  ==========================================================================================
-
-Two datasets may share a domain; their labels stay apart all the same, unless both say ``classes_across_domains``: then
-their labels stay as they are. All galleries are one gallery, which every query searches.
+In a joined one keys, labels and splits become ``<dataset>/<what it was>``, so that nothing of one dataset is mistaken
+for another's; labels of datasets that say ``classes_across_domains`` stay as they are. The domain is the dataset's own
+where the row has one, else its name; attributes have the columns of all. All galleries are one gallery, which every
+query searches.
 """
 
 from __future__ import annotations

@@ -40,12 +40,12 @@ def named_roles(
     settled: Roles | None = None,
 ) -> Roles:
     """The values of the split column (N,) that each role takes: those that ``config`` names, else ``settled``."""
-    counts = counted(splits)
+    column = splits if isinstance(splits, pa.ChunkedArray) else pa.chunked_array([pa.array(splits, pa.string())])
+    counts = counted(column)
     if config.query is None and settled is not None:
         return dict.fromkeys(ROLES, ()) | dict(settled)
     if config.query is None:
         if unknown := counts.keys() - {value for values in MADE.values() for value in values}:
-            column = splits if isinstance(splits, pa.ChunkedArray) else pa.array(splits, pa.string())
             row = int(np.flatnonzero(pc.is_in(column, pa.array([*unknown], pa.string())))[0])
             raise RecordsError(
                 f"row {row + 1} (key {str(keys[row])!r}) has the split {str(column[row])!r}, and its use is not known. "

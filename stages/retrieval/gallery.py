@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias, overload
 
@@ -94,10 +95,8 @@ def index_gallery(
             filled.save(folder)
         return filled
     if folder is not None:
-        try:
+        with suppress(StaleStoreError, DamagedStoreError):  # of other rows, or not there: built below
             return GalleryIndex.load(folder, embeddings=embeddings, keys=keys, config=config, dim=vectors.dim)
-        except (StaleStoreError, DamagedStoreError):
-            pass  # of other rows, or not there: built below
     if isinstance(config, IvfPqIndexConfig) and config.on_disk:
         return build_on_disk(check_folder(folder), rows, keys, embeddings, config)
     index = GalleryIndex.build(rows, keys, embeddings, config)
@@ -134,11 +133,9 @@ def choose_gallery_index(
     searched = with_row(vectors, gallery, "gallery")
     keys, embeddings = tuple(searched.keys), _fingerprint(vectors, searched)
     if folder is not None:
-        try:
+        with suppress(StaleStoreError, DamagedStoreError):
             if (stored := Choice.load(folder, config, embeddings=embeddings, keys=keys)) is not None:
                 return stored
-        except (StaleStoreError, DamagedStoreError):
-            pass
     rows = unit_length(vectors.read(searched.digests))
     evidence = Evidence(rows, judge(searched, searched), np.arange(len(searched)))
     if queries is not None and len(usable := queries.take(queries.rows_in(vectors))):

@@ -63,7 +63,7 @@ def global_average_precision(answers: Answers) -> Values:
 
 
 def without_distractors(answers: Answers) -> Values:
-    """The same of ``gap-``."""
+    """The share (Q,) of ``gap-`` that each query brings; their mean is the whole."""
     return _precision_shares(answers, answers.has_object)
 
 
@@ -77,7 +77,7 @@ def _precision_shares(answers: Answers, counted: Mask) -> Values:
 
 
 def accuracy(answers: Answers) -> Values:
-    """The same of ``acc``."""
+    """The share (Q,) of ``acc`` that each query brings; their mean is the whole."""
     correct = (answers.correct & answers.has_object).astype(np.float64)
     return correct * (len(correct) / max(int(answers.has_object.sum()), 1))
 
@@ -111,7 +111,10 @@ def check_tuning(protocol: MetConfig, validation: tuple[Records, Records] | None
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest rows of Q queries: classes (-1: no row) and similarities, (Q, K); ``wanted`` (Q,) or -1."""
+    """The nearest gallery rows of Q queries: their classes, -1 for no row, and similarities, (Q, K).
+
+    ``wanted`` (Q,) is the class of each query, -1 where no gallery row has it; ``num_classes`` are in the gallery.
+    """
 
     classes: Rows
     similarity: Values

@@ -160,7 +160,10 @@ def sharing(names: str, queries: Records, gallery: Records) -> Judgement:
 
 
 def by_keys(queries: Records, keys: Sequence[str], attributes: Sequence[str]) -> ByGroups:
-    """Relevant are the rows whose ``keys`` (G,) the ``attributes`` of a query list as JSON, if they are there."""
+    """Relevant are the rows whose ``keys`` (G,) the ``attributes`` of a query list as JSON.
+
+    A listed key that the gallery has not is nobody's: its image failed, or it is junk that is not there.
+    """
     position = {key: row for row, key in enumerate(keys)}
     listed = [json_lists(queries, name) for name in attributes]
     together = zip(*listed, strict=True)

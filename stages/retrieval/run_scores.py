@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -141,17 +141,27 @@ def check_scores(records: Records, config: ScoringConfig) -> None:
 def score(vectors: Features, records: Records, config: ScoringConfig) -> Iterator[Scores]:
     """The scores of ``vectors`` by label, by attributes and by the legacy measure, of those that ``config`` names."""
     queries, gallery = records.split("query"), records.split("gallery")
-    policy = config.unanswerable
     if config.by_label:
-        how: dict[str, Any] = {"metrics": config.by_label, "ties": config.ties, "unanswerable": policy}
-        if isinstance(config.protocol, MetConfig):
-            tuned_on = records.split("validation_query", "validation_query_distractor")
-            how |= {"validation": (tuned_on, records.split("validation_gallery")), "protocol": config.protocol}
-            yield evaluate(vectors, queries=records.split("query", "query_distractor"), gallery=gallery, **how)
-        else:
-            yield evaluate(vectors, queries=queries, gallery=gallery, protocol=config.ranked, **how)
+        met = isinstance(config.protocol, MetConfig)
+        tuned_on = records.split("validation_query", "validation_query_distractor")
+        yield evaluate(
+            vectors,
+            queries=records.split("query", "query_distractor") if met else queries,
+            gallery=gallery,
+            metrics=config.by_label,
+            protocol=config.protocol if met else config.ranked,
+            validation=(tuned_on, records.split("validation_gallery")) if met else None,
+            ties=config.ties,
+            unanswerable=config.unanswerable,
+        )
     if config.graded:
-        how = {"metrics": config.graded, "similar": config.similar, "unanswerable": policy}
-        yield evaluate_attributes(vectors, queries=queries, gallery=gallery, **how)
+        yield evaluate_attributes(
+            vectors,
+            queries=queries,
+            gallery=gallery,
+            metrics=config.graded,
+            similar=config.similar,
+            unanswerable=config.unanswerable,
+        )
     if config.legacy:
         yield evaluate_legacy(vectors, one_set(queries, gallery), metrics=config.legacy, similar=config.similar)

@@ -99,6 +99,12 @@ def domain_names(domains: Sequence[str | None]) -> list[str]:
     return names if len(names) > 1 else []
 
 
+def rows_by_group(groups: Sequence[str | None], names: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+    """Where each of ``names`` is among ``groups`` (Q,); none that is not there."""
+    own = np.array(groups, dtype=object)
+    return {name: rows for name in names if len(rows := np.flatnonzero(own == name))}
+
+
 def to_score(
     answerable: npt.NDArray[np.bool_], unanswerable: UnanswerablePolicy, searching: Records
 ) -> npt.NDArray[np.bool_]:
@@ -138,12 +144,10 @@ def gather(
     """
     part, searched = sides.searching.take(np.flatnonzero(scored)), len(sides.searched)
     names, of_part = domain_names(groups(sides.queries)), groups(part)
-    own = np.array(of_part, dtype=object)
-    members = {name: np.flatnonzero(own == name) for name in names}
+    there = rows_by_group(of_part, names)
     nothing = Counter(groups(sides.searching.take(np.flatnonzero(unanswerable))))
     left_out = {ALL: int(unanswerable.sum())} | {name: nothing[name] for name in names}
     galleries = dict.fromkeys((ALL, MEAN, *names), searched) | dict(sizes or {})
-    there = {name: rows for name, rows in members.items() if len(rows)}
     return Scores(
         scores=summarise(per_query, part.classes, there, left_out, galleries, estimate_of),
         query_keys=tuple(part.keys),

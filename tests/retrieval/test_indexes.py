@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,18 @@ def test_bytes_a_row_are_those_of_the_files(tmp_path: Path, kind: str, index: Ga
     index.save(tmp_path)
     files = [*tmp_path.rglob("gallery.faiss"), *tmp_path.rglob("gallery.npy")]
     assert index.bytes_a_row * ROWS == pytest.approx(sum(path.stat().st_size for path in files), abs=200)
+
+
+def test_bytes_are_counted_without_a_copy_of_the_index() -> None:
+    vectors = unit_length(np.random.default_rng(0).normal(size=(60_000, 32)))
+    index = GalleryIndex.build(vectors, [f"{row}" for row in range(len(vectors))], "made by this store")
+    tracemalloc.start()
+    try:
+        assert index.bytes_a_row == pytest.approx(4 * 32, rel=1e-3)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < vectors.nbytes / 2
 
 
 def test_search_works_beside_a_library_that_replaces_that_of_faiss() -> None:

@@ -20,7 +20,7 @@ from stages.ranking.intervals import class_numbers, estimate, mean_of, share_int
 from stages.ranking.metrics import Values, at_every_k
 from stages.ranking.nearest import Rows
 from stages.records.splits import seeded_order
-from stages.retrieval.scores import MEAN, domain_names
+from stages.retrieval.scores import MEAN, domain_names, rows_by_group
 
 TITLES = {
     "hit": "hit@k: is one of the first k right?",
@@ -174,9 +174,8 @@ def _drawn(shown: Sequence[Measured]) -> list[Measured]:
 
 
 def _groups(ranks: FirstRanks, domain: str) -> list[Rows]:
-    domains = np.array(ranks.groups, dtype=object)
-    names = domain_names(domains.tolist()) if domain == MEAN else []
-    return [np.flatnonzero(domains == name) for name in names] or [np.arange(len(domains))]
+    names = domain_names(ranks.groups) if domain == MEAN else []
+    return [*rows_by_group(ranks.groups, names).values()] or [np.arange(len(ranks.groups))]
 
 
 def _band(table: Values, groups: Sequence[Rows], classes: Rows) -> list[tuple[float, float, float]]:

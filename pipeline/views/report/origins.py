@@ -37,7 +37,10 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Origins:
-    """Facts of the data and the identity of all that was scored; ``failures`` are the first of ``failed``."""
+    """Facts of the data and the identity of all that was scored; ``failures`` are the first of ``failed``.
+
+    Queries to which nothing is relevant, ``unanswerable``, count 0 in every mean where ``unanswerable_count``.
+    """
 
     counts: Sequence[tuple[str, int]]
     domains: Sequence[DomainFacts]
@@ -55,12 +58,18 @@ def origins(measured: Sequence[Measured], records: Records, retrieval: Retrieval
     """The facts about ``records`` and everything in ``measured``."""
     failures = failed_images(measured[0].vectors.store, records)
     domains = domain_facts(records, retrieval.ranked.rules())
-    counts = [(role.replace("_", " "), count) for role, count in records.counts().items() if count]
-    nothing = sum(facts.unanswerable for facts in domains), retrieval.unanswerable == "zero"
-    versions = [("Python", platform.python_version()), *((name, v) for name in _LIBRARIES if (v := _version(name)))]
-    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    failed = len(failures), failures[:_FAILURES]
-    return Origins(counts, domains, *failed, *nothing, _stores(measured), versions, made, command)
+    return Origins(
+        [(role.replace("_", " "), count) for role, count in records.counts().items() if count],
+        domains,
+        len(failures),
+        failures[:_FAILURES],
+        sum(facts.unanswerable for facts in domains),
+        retrieval.unanswerable == "zero",
+        _stores(measured),
+        [("Python", platform.python_version()), *((name, v) for name in _LIBRARIES if (v := _version(name)))],
+        datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command,
+    )
 
 
 def _stores(measured: Sequence[Measured]) -> list[Origin]:

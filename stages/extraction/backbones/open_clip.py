@@ -115,13 +115,11 @@ def load(config: OpenClipConfig, device: str, stored: StoredNetwork | None = Non
 def check_name(config: OpenClipConfig) -> None:
     """Refuse what open_clip does not know, or would only warn about."""
     open_clip = library("open_clip")
-
     settings = None if ":" in config.name else open_clip.get_model_config(config.name)
     if settings is None:
-        near = difflib.get_close_matches(config.name, open_clip.list_models(), n=3) or [
-            "open_clip.list_models() lists all"
-        ]
-        raise SettingsError(f"open_clip has no model {config.name!r}: {', '.join(near)}?")
+        near = difflib.get_close_matches(config.name, open_clip.list_models(), n=3)
+        hint = f"{', '.join(near)}?" if near else "open_clip.list_models() lists all"
+        raise SettingsError(f"open_clip has no model {config.name!r}: {hint}")
     if not config.pretrained:
         return
     tag = open_clip.get_pretrained_cfg(config.name, config.pretrained)
@@ -267,7 +265,6 @@ def _own_size(tower: nn.Module) -> tuple[int, int]:
 def _listed_for(name: str) -> dict[str, list[Any]]:
     """For each setting of the preprocessing, the different values that the tags of a model list."""
     open_clip = library("open_clip")
-
     entries = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
     return {setting: sorted({entry[setting] for entry in entries}) for setting in _LISTED}
 

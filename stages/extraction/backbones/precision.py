@@ -38,9 +38,9 @@ _products, _default = Switches(), Switches()
 def arithmetic(precision: Precision, kind: str) -> Iterator[None]:
     """Around the launch of a forward on a device of ``kind`` (``cpu`` or ``cuda``): the same numbers in any process.
 
-    PyTorch's switches of float32 products, and its default dtype, belong to the process, so they are set to what the
-    identity says and then put back. Forwards on a CPU hold them together. Those on a card do so one at a time: a launch
-    returns before the card has computed, so threads wait little, and a network is compiled inside its first launches.
+    PyTorch's switches of float32 products belong to the process, so they are set to what the identity says and then put
+    back. Forwards on a CPU hold them together. Those on a card do so one at a time: a launch returns before the card
+    has computed, and a network is compiled inside its first launches.
     """
     import torch
 

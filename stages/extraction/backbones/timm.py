@@ -29,15 +29,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 _OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-_EXPANDING = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
 _FLAT = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}  # the first block
+_LATER = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}
+_EXPANDING = _FLAT | _LATER
 _RESIZE: dict[str, Resize] = {"center": "shorter", "squash": "squash", "border": "longest"}
 
 
@@ -121,8 +115,9 @@ def build(name: str, kwargs: Mapping[str, Any], seed: int = 0, *, pretrained: bo
     timm = library("timm")
     architecture = name.partition(".")[0]
     if not name.startswith("hf-hub:") and not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3) or ["timm.list_models() lists all"]
-        raise SettingsError(f"timm has no model {architecture!r}: {', '.join(near)}?")
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f"{', '.join(near)}?" if near else "timm.list_models() lists all"
+        raise SettingsError(f"timm has no model {architecture!r}: {hint}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +97,15 @@ class GalleryIndex(KeyedRows):
     def bytes_a_row(self) -> float:
         """Of the index as it is stored, all in all, the keys not counted."""
         size = 0 if self.originals is None else self.originals.nbytes
-        size += faiss.serialize_index(self.index).nbytes if self.mapped is None else self.mapped.nbytes
+
+        def count(part: bytes) -> None:
+            nonlocal size
+            size += len(part)
+
+        if self.mapped is None:  # counted as it is written: no copy is made of an index that fills the memory
+            faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))
+        else:
+            size += self.mapped.nbytes
         return size / len(self)
 
     def search(
@@ -163,8 +170,8 @@ class GalleryIndex(KeyedRows):
         append(index, vectors, ids)
         if originals is not None:
             originals = np.concatenate([originals, vectors.astype(originals.dtype)])
-        places: dict[str, Any] = {"ids": np.concatenate([self.ids, ids]), "next_id": self.next_id + len(keys)}
-        return GalleryIndex(index, every, self.embeddings, self.config, originals=originals, **places)
+        ids, next_id = np.concatenate([self.ids, ids]), self.next_id + len(keys)
+        return GalleryIndex(index, every, self.embeddings, self.config, ids=ids, originals=originals, next_id=next_id)
 
     def without(self, keys: Sequence[str]) -> GalleryIndex:
         """The index without the rows of ``keys``; this one stays, and ids of the others do.
@@ -181,8 +188,10 @@ class GalleryIndex(KeyedRows):
             index.remove_ids(faiss.IDSelectorBatch(gone))
         remaining = [self.keys[row] for row in staying.tolist()]
         originals = None if self.originals is None else self.originals[staying]
-        places: dict[str, Any] = {"ids": self.ids[staying], "next_id": self.next_id}
-        return GalleryIndex(index, remaining, self.embeddings, self.config, originals=originals, **places)
+        ids = self.ids[staying]
+        return GalleryIndex(
+            index, remaining, self.embeddings, self.config, ids=ids, originals=originals, next_id=self.next_id
+        )
 
     def save(self, folder: Where, *, choice: JSON = None) -> None:
         """Write a snapshot and, last, that it is the one to read: see :mod:`.snapshots`. ``choice`` is recorded."""

@@ -120,8 +120,6 @@ class IvfFlatIndexConfig(_InLists):
 class IvfPqIndexConfig(_InLists, _Coded):
     """Inverted lists of product codes (Jégou et al., Product quantization for nearest neighbor search, 2011).
 
-    ``bytes`` a vector, which divide its numbers, and 8 for its id.
-
     Args:
         bytes: of a vector's code, which divide its dimensions.
         on_disk: build the lists on disk, a million rows at a time, and map them to search: what is in memory does not
@@ -146,8 +144,6 @@ class IvfPqIndexConfig(_InLists, _Coded):
 @dataclass(frozen=True)
 class OpqIndexConfig(_Coded):
     """Product codes of vectors turned so that codes lose least (Ge et al., Optimized product quantization, 2013).
-
-    ``bytes`` a vector, which divide its numbers; every query is compared with every code.
 
     Args:
         bytes: of a vector's code, which divide its dimensions.

@@ -119,9 +119,15 @@ class MilvusIndex(KeyedRows):
         sidecar, contents = read_snapshot(storage, wanted)
         rows = pq.read_table(pa.BufferReader(contents[KEYS]))
         described: Any = sidecar
-        config, keys, ids = MilvusIndexConfig(**described["index"]), rows["key"].to_pylist(), rows["id"].to_numpy()
-        named = config, described["collection"], keys, embeddings, described["dim"]
-        index = cls(*named, ids=ids, next_id=described["next"])
+        index = cls(
+            MilvusIndexConfig(**described["index"]),
+            described["collection"],
+            rows["key"].to_pylist(),
+            embeddings,
+            described["dim"],
+            ids=rows["id"].to_numpy(),
+            next_id=described["next"],
+        )
         if not index._opened() or index._count() != len(index):
             raise DamagedStoreError(
                 f"the collection {index.collection} at {index.config.uri} does not have the {len(index):,} rows "
@@ -185,9 +191,10 @@ class MilvusIndex(KeyedRows):
         gone = np.delete(self.ids, staying).tolist()
         for low in range(0, len(gone), ROWS_A_CALL):
             self._call("delete", ids=gone[low : low + ROWS_A_CALL])
-        remaining, named = [self.keys[row] for row in staying.tolist()], (self.config, self.collection)
-        ids = self.ids[staying]
-        return MilvusIndex(*named, remaining, self.embeddings, self.dim, ids=ids, next_id=self.next_id)
+        remaining, ids = [self.keys[row] for row in staying.tolist()], self.ids[staying]
+        return MilvusIndex(
+            self.config, self.collection, remaining, self.embeddings, self.dim, ids=ids, next_id=self.next_id
+        )
 
     def drop(self) -> None:
         """Delete the collection."""

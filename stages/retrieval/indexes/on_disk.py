@@ -17,6 +17,7 @@ from __future__ import annotations
 import shutil
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,8 @@ def build_on_disk(
     made_from: list[JSON] = [embeddings, fingerprint(list(keys)), changed_settings(config), dim]
     building = LocalStorage(storage.path(f"building-{fingerprint(made_from)[:16]}"))
     with writer_lock(storage.path("building"), wait=True):
-        try:
+        with suppress(StaleStoreError, DamagedStoreError):  # no other process has built it meanwhile
             return GalleryIndex.load(folder, embeddings=embeddings, keys=keys, config=config, dim=dim)
-        except (StaleStoreError, DamagedStoreError):
-            pass  # no other process has built it meanwhile
         for other in storage.path().glob("building-*"):
             if other != building.path():
                 shutil.rmtree(other)

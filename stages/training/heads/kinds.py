@@ -1,4 +1,7 @@
-"""The trained heads and the steps before their maps, a class of settings for each. Loads without torch."""
+"""The trained heads and the steps before their maps, a class of settings for each. Loads without torch.
+
+A new kind is a class here, its network in ``networks.py``, and a name in ``HeadConfig`` of ``recipe.py``.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,10 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": nn.functional.rel
 
 
 def drop(features: Tensor, shares: Sequence[float], generator: torch.Generator | None) -> Tensor:
-    """The mean over ``shares`` of ``features`` (B, D) float32 with that share set to zero and the rest scaled up."""
+    """The mean over ``shares`` of ``features`` (B, D) float32 with that share set to zero and the rest scaled up.
+
+    A linear map of the mean is the mean of the map over several dropouts. A share is rounded to a multiple of 2**-16.
+    """
     if generator is None or not any(shares):
         return features
     mean, mask = torch.zeros_like(features), torch.empty_like(features)

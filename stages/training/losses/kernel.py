@@ -78,8 +78,17 @@ class MarginSoftmax(nn.Module):
         rate, classes = 1.0, None
         if sampler is not None:
             rate, classes = sampler.rate, sampler(labels, embeddings, self.weight[:, : embeddings.shape[1]])
-        settings = self.rule, self.scale, self.config.label_smoothing, self.subcenters, self.config.precision
-        softmax = Softmax(*settings, torch.is_grad_enabled(), observe=self.training, rate=rate, shard=self.shard)
+        softmax = Softmax(
+            rule=self.rule,
+            scale=self.scale,
+            smoothing=self.config.label_smoothing,
+            subcenters=self.subcenters,
+            precision=self.config.precision,
+            learn=torch.is_grad_enabled(),
+            observe=self.training,
+            rate=rate,
+            shard=self.shard,
+        )
         loss_of = streamed_loss if self.weight.device.type == "cpu" else plain_loss
         return loss_of(embeddings, self.weight, labels, softmax, classes)
 

@@ -1,6 +1,7 @@
 """The margin losses, a class of settings for each. Loads without torch; ``rules.py`` computes them.
 
-t is the angle between an embedding and the prototype of its class, m the margin; each says what becomes of cos t.
+Adding one is its class here, its name in ``MarginLosses``, and its rule in ``rules.py``. t is the angle between an
+embedding and the prototype of its class, m the margin; each says what becomes of cos t.
 """
 
 from __future__ import annotations

@@ -53,29 +53,15 @@ def plain_loss(
     with torch.no_grad():
         value, slope = rule.others(cosines.detach(), moved.detach())
     # The rule gives values and slopes: (c - c.detach()) is 0, and has the gradient of c.
-    others = value + (cosines - cosines.detach()) * (1 if slope is None else slope)
-    if present is not None:
-        loss = _sharded(scale * others, scale * moved, own, present, softmax)
-        return loss if penalty is None else loss + penalty
-    logits = (scale * others).scatter(1, own, scale * moved[:, None])
-    if weights is not None:
-        logits = logits + weights
-    loss = functional.cross_entropy(logits, places, label_smoothing=softmax.smoothing)
-    if weights is not None:  # which the mean of the logits does not count
-        loss = loss + softmax.smoothing * weights.mean()
-    return loss if penalty is None else loss + penalty
-
-
-def _sharded(others: Tensor, target: Tensor, own: Tensor, present: Tensor, softmax: Softmax) -> Tensor:
-    """The mean cross entropy of ``others`` (B, C_r), the logits of the classes here, and the ``target`` (B,)."""
-    shard, rest = softmax.shard, _with_own(others, own, present, -torch.inf)
-    most = shard.largest(rest.detach().amax(1))
-    log_sum = torch.logaddexp(most + shard.total((rest - most[:, None]).exp().sum(1)).log(), target)
-    spread = softmax.smoothing / shard.classes
-    loss = log_sum - (1 - softmax.smoothing + spread) * target
+    others = scale * (value + (cosines - cosines.detach()) * (1 if slope is None else slope))
+    target, spread = scale * moved, softmax.smoothing / (table.shape[1] if present is None else shard.classes)
+    rest = _with_own(others if weights is None else others + weights, own, present, -torch.inf)
+    most = shard.largest(rest.detach().amax(1)).clamp(min=torch.finfo(dtype).min)
+    mass = shard.total((rest - most[:, None]).exp().sum(1)).clamp(min=torch.finfo(dtype).tiny)  # 0 of one class
+    loss = torch.logaddexp(most + mass.log(), target) - (1 - softmax.smoothing + spread) * target
     if softmax.smoothing:
         loss = loss - spread * shard.total(_with_own(others, own, present, 0.0).sum(1))
-    return loss.mean()
+    return loss.mean() if penalty is None else loss.mean() + penalty
 
 
 def _with_own(logits: Tensor, own: Tensor, present: Tensor | None, value: float) -> Tensor:

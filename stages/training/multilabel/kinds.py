@@ -51,6 +51,9 @@ class AttributesConfig(Settings):
 class AsymmetricConfig(Settings):
     """The asymmetric loss of values that are there or not (Ridnik et al., ICCV 2021); all 0 is the cross entropy.
 
+    With p the probability of a value: (1 - p)^positive log p where it is there, and q^negative log(1 - q) where it is
+    not, with q = max(p - clip, 0): values rightly predicted absent have no loss.
+
     Args:
         negative: the exponent of p, the probability of a value, in the loss of values that are not there.
         positive: the exponent of 1 - p in the loss of values that are there.
@@ -66,11 +69,13 @@ class AsymmetricConfig(Settings):
 class AttributeContrastConfig(Settings):
     """Supervised contrast by the overlap of labels (MultiSupCon).
 
+    Of a record i, each other record j of the batch is a positive of the weight s_ij = overlap^power, the overlap being
+    the share of i's attributes that j has too: the mean by these weights of -log softmax(z_i z_j / temperature).
+
     Args:
         weight: the factor of this loss.
         temperature: of the softmax over the other records of the batch, in units of the cosine.
-        power: each is a positive of the weight overlap^power, the overlap being the share of a record's attributes that
-            it has too; above 1, records that share a little are hardly positives.
+        power: of the overlap; above 1, records that share a little are hardly positives.
     """
 
     weight: _Positive = 1.0

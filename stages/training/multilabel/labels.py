@@ -201,7 +201,10 @@ def _indicators(rows: Sequence[list[int] | None], width: int) -> Tensor:
 
     table = torch.zeros(len(rows), width)
     for place, row in enumerate(rows):
-        table[place, slice(None) if row is None else row] = torch.nan if row is None else 1
+        if row is None:
+            table[place] = torch.nan
+        else:
+            table[place, row] = 1
     return table
 
 

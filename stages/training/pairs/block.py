@@ -131,8 +131,8 @@ class PairStatistics:
 
 def statistics_of(chosen: float, zero: Tensor | float, positive: Tensor, negative: Tensor) -> PairStatistics:
     """Those of so many losses, of which ``zero`` are 0, with these cosines of their pairs."""
-    sums = (float(cosines.detach().sum(dtype=torch.float64)) for cosines in (positive, negative))
-    return PairStatistics(chosen, float(zero), next(sums), positive.numel(), next(sums), negative.numel())
+    near, far = (float(cosines.detach().sum(dtype=torch.float64)) for cosines in (positive, negative))
+    return PairStatistics(chosen, float(zero), near, positive.numel(), far, negative.numel())
 
 
 def statistics_of_all(block: Block, chosen: float, zero: float) -> PairStatistics:

@@ -95,8 +95,15 @@ def _proxy_anchor(config: kinds.ProxyAnchorConfig, dim: int, classes: int, gener
 def _soft_triple(config: kinds.SoftTripleConfig, dim: int, classes: int, generator: torch.Generator) -> PairLoss:
     each = config.subcenters
     start = _drawn(nn.init.kaiming_uniform_, generator, a=math.sqrt(5))
-    scales = config.scale, 1 / config.subcenter_scale
-    loss: Any = library().SoftTripleLoss(classes, dim, each, *scales, config.margin_cos, weight_init_func=start)
+    loss: Any = library().SoftTripleLoss(
+        classes,
+        dim,
+        each,
+        la=config.scale,
+        gamma=1 / config.subcenter_scale,
+        margin=config.margin_cos,
+        weight_init_func=start,
+    )
 
     def cosines(embeddings: Tensor) -> Tensor:
         """Of each class (B, C): the library's formula for embeddings of any size, nested ones too."""

@@ -158,8 +158,12 @@ class Margin(PairRule):
     def __init__(self, config: MarginConfig, classes: int) -> None:
         super().__init__()
         self.config = config
-        learned = config.beta != "fixed", classes if config.beta == "by_class" else None
-        loss = library().MarginLoss(0, config.beta_weight, config.beta_dist, "all", *learned)
+        loss = library().MarginLoss(
+            nu=config.beta_weight,
+            beta=config.beta_dist,
+            learn_beta=config.beta != "fixed",
+            num_classes=classes if config.beta == "by_class" else None,
+        )
         self.loss: Any = of_distances(loss)
         self.at(0.0)
 

@@ -209,6 +209,9 @@ class ProxyConfig(PairLossConfig):
 class ProxyAnchorConfig(ProxyConfig):
     """Proxy-Anchor (Kim et al., CVPR 2020): a proxy of each class is compared with all rows of the batch.
 
+    With cosines c of a proxy with the rows of its class (+) and of others (-): the mean over the classes in the batch
+    of log(1 + sum_+ exp(-scale (c - margin))) plus the mean over all classes of log(1 + sum_- exp(scale (c + margin))).
+
     Args:
         margin_cos: the margin, a difference of cosines.
         scale: the factor on the cosines; 32 in the paper, for a network that is trained whole.
@@ -253,7 +256,10 @@ class SoftTripleConfig(ProxyConfig):
 
 @dataclass(frozen=True)
 class RangeConfig(PairLossConfig):
-    """Range loss: the harmonic mean of the largest distances in a class; [margin - the least of two class centres]_+.
+    """Range loss: within + between, over the classes of a batch (Zhang et al., ICCV 2017).
+
+    ``within`` is the mean over the classes with two rows of the harmonic mean of the largest distances in the class;
+    ``between`` is [margin - the least distance of two class centres]_+.
 
     Args:
         margin_dist: class centres are pushed to this distance.
