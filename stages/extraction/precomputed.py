@@ -154,8 +154,8 @@ def _from_table(config: PrecomputedConfig, table: pa.Table) -> Vectors:
     lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
     for row in np.flatnonzero((lengths != lengths[:1]) | (lengths < 0))[:1].tolist():
         raise RecordsError(
-            f"{config.path}, row {row + 1}: the feature has {max(0, lengths[row]) or 'no'} numbers, and that of row 1 "
-            f"{lengths[0]}; every one needs as many"
+            f"{config.path}, row {row + 1}: the feature has {max(0, lengths[row]) or 'no'} numbers, and "
+            f"{f'that of row 1 {lengths[0]}' if row else 'others have'}; every one needs as many"
         )
     numbers = lists.flatten()
     if numbers.null_count:

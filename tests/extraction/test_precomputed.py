@@ -123,6 +123,7 @@ def test_an_image_that_has_another_key_now_is_refused(tmp_path: Path) -> None:
         (table(keys=["a", None, "c"]), "row 2: the key is empty"),
         (table([[1.0, 2.0], [3.0], [5.0, 6.0]]), "row 2: the feature has 1 numbers, and that of row 1 2"),
         (table([[1.0, 2.0], None, [5.0, 6.0]]), "row 2: the feature has no numbers"),
+        (table([None, [3.0, 4.0], [5.0, 6.0]]), "row 1: the feature has no numbers, and others have"),
         (table([[1.0, 2.0], [3.0, None], [5.0, 6.0]]), "row 2: a number of the feature is missing"),
         (table([[], [], []]), "must hold"),
         (table(["x", "y", "z"]), "must hold lists of numbers"),
