@@ -109,7 +109,7 @@ def size_chart(run: Run, shown: Sequence[Measured], domain: str, colours: Mappin
         queries, gallery = side.ranks.queries, side.ranks.gallery
         most = max(1, len(gallery) + (0 if further is None else len(further)))
         sample, sizes = queries.take(_sample(queries.keys, seed)), [s for s in config.gallery_sizes if s <= most]
-        curve = gallery_curve(
+        by_size = gallery_curve(
             side.vectors.store,
             queries=sample,
             gallery=gallery,
@@ -119,7 +119,7 @@ def size_chart(run: Run, shown: Sequence[Measured], domain: str, colours: Mappin
             rules=config.ranked.rules(),
             seed=seed,
         )
-        scores.append((side.name, [sized for sized in curve.scores if sized.score.domain == domain]))
+        scores.append((side.name, [sized for sized in by_size.scores if sized.score.domain == domain]))
     if min(len(curve) for _, curve in scores) < 2:
         return None
     lines = []
