@@ -113,7 +113,13 @@ class HeadRecipe(Settings):
 
         Raises ConfigError for an unknown key, with the nearest, and for a value that the key cannot have.
         """
-        recipe = self._with_kinds({key: settings[key] for key in KINDS if key in settings})
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        kinds = {key: settings[key] for key in KINDS if key in settings}
+        unions = {"kind": ("head", HeadConfig), "loss.kind": ("loss", LossConfig), "start.kind": ("start", Start)}
+        for key, kind in kinds.items():
+            part, union = unions[key]
+            parts[part] = _recast(union, parts[part], kind, key)
+        recipe: HeadRecipe = _validated(HeadRecipe, parts, kinds)
         known = recipe.dotted_keys()
         for key in settings:
             if key not in known:
@@ -137,15 +143,6 @@ class HeadRecipe(Settings):
         elif self.start is not None and "start.dim" not in settings:
             dependent["start.dim"] = dim
         return dependent
-
-    def _with_kinds(self, kinds: DottedSettings) -> HeadRecipe:
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        unions = {"kind": ("head", HeadConfig), "loss.kind": ("loss", LossConfig), "start.kind": ("start", Start)}
-        for key, kind in kinds.items():
-            part, union = unions[key]
-            parts[part] = _recast(union, parts[part], kind, key)
-        recast: HeadRecipe = _validated(HeadRecipe, parts, kinds)
-        return recast
 
     def _conflicts(self) -> Iterator[str]:
         """What does not go together."""

@@ -36,8 +36,8 @@ def epoch_events(folder: Path | None) -> Iterator[Callable[[EpochLog], None]]:
     def write(epoch: EpochLog) -> None:
         phase = epoch.phase if epoch.member == 1 else f"{epoch.phase} {epoch.member}"
         phase = phase if epoch.expert is None else f"{epoch.expert}/{phase}"
-        numbers = {"loss": epoch.loss, "lr": epoch.lr, "validation_mmp5": epoch.validation_mmp5}
-        numbers |= {"pairs": epoch.pairs, "zero_share": epoch.zero_share, "hardness": epoch.hardness}
+        names = ("loss", "lr", "validation_mmp5", "pairs", "zero_share", "hardness")
+        numbers = {name: getattr(epoch, name) for name in names}
         numbers |= {f"domain_weights/{name}": share for name, share in (epoch.domain_weights or {}).items()}
         for name, number in numbers.items():
             if number is not None:

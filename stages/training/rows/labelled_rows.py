@@ -86,7 +86,7 @@ class LabelledRows:
     @property
     def blocks(self) -> tuple[int, ...]:
         """The sizes of the features that stand side by side in a row."""
-        return blocks_of(self.features)
+        return self.features.blocks if isinstance(self.features, FusedFeatures) else (self.features.dim,)
 
     def take(self, places: Places) -> npt.NDArray[np.generic]:
         """See :data:`Take`."""
@@ -160,11 +160,6 @@ def numbered(names: Sequence[str | None]) -> tuple[npt.NDArray[np.int64], list[s
     distinct = sorted({str(name) for name in names})
     numbers = {name: number for number, name in enumerate(distinct)}
     return np.array([numbers[str(name)] for name in names], dtype=np.int64), distinct
-
-
-def blocks_of(features: Features) -> tuple[int, ...]:
-    """The sizes of the features that stand side by side in a row; their sum is D."""
-    return features.blocks if isinstance(features, FusedFeatures) else (features.dim,)
 
 
 def gather(features: Features, records: Records) -> Tensor:

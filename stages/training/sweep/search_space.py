@@ -160,20 +160,19 @@ def families(base: HeadRecipe, axes: Mapping[str, Axis], head: str = "") -> list
     for key, axis in kinds.items():
         if isinstance(axis, Range):
             raise ConfigError(f"sweep.over.{key}: the kinds to try are a list, not a range")
-    chosen = [
-        dict(zip(kinds, values, strict=True))
-        for values in itertools.product(*(_values(axis) for axis in kinds.values()))
-    ]
     others = {key: axis for key, axis in axes.items() if key not in kinds}
     spanned = []
-    for fixed in chosen:
+    for values in itertools.product(*(_values(axis) for axis in kinds.values())):
+        fixed = dict(zip(kinds, values, strict=True))
         with_kinds = _checked(base, fixed)
         known = with_kinds.dotted_keys()
         spanned.append(Family(with_kinds, fixed, {key: axis for key, axis in others.items() if key in known}, head))
     known = tuple(dict.fromkeys(key for family in spanned for key in family.base.dotted_keys()))
     for key in others:
         if key not in known:
-            raise ConfigError(f"sweep.over.{key}: {_unknown(key, known, spanned)}")
+            losses = dict.fromkeys(each.base.loss.kind if each.base.loss else "a head without loss" for each in spanned)
+            what = f"{', '.join(losses)} has no such key" if key.startswith("loss.") else "unknown key"
+            raise ConfigError(f"sweep.over.{key}: {what}{nearest_key(key, known)}")
     for family in spanned:
         for key, axis in family.axes.items():
             for value in _values(axis):
@@ -190,16 +189,6 @@ def _checked(base: HeadRecipe, settings: DottedSettings) -> HeadRecipe:
         return base.with_settings(settings)
     except ConfigError as error:
         raise ConfigError(f"sweep.over: {error}") from error
-
-
-def _unknown(key: str, known: tuple[str, ...], spanned: Sequence[Family]) -> str:
-    hint = nearest_key(key, known)
-    if key.startswith("loss."):
-        losses = dict.fromkeys(
-            family.base.loss.kind if family.base.loss else "a head without loss" for family in spanned
-        )
-        return f"{', '.join(losses)} has no such key{hint}"
-    return f"unknown key{hint}"
 
 
 def search(

@@ -33,7 +33,7 @@ from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHead
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.own_code import own_code
 from stages.training.recipe import HeadRecipe
-from stages.training.rows.labelled_rows import gather, in_training_order, rows_digest
+from stages.training.rows.labelled_rows import gather, in_training_order, numbered, rows_digest
 from stages.training.sweep.batched_heads import batch_key, heads_at_once, train_batched_heads
 from stages.training.text.kinds import TextHeadConfig
 from stages.training.train import train_head
@@ -177,12 +177,9 @@ def cross_validation(
     """
     check_labels(records)
     extracted = in_training_order(records.take(records.rows_in(features)))
-    classes = [str(name) for name in extracted.classes]
     held = class_folds([str(label) for label in extracted.labels], extracted.domains, folds, seed)
-    _, labels = np.unique(np.array(classes, dtype=object), return_inverse=True)
-    return CrossValidation(
-        features, extracted, gather(features, extracted), labels.astype(np.int64), tuple(held), tuple(seeds), judge
-    )
+    labels, _ = numbered(extracted.classes)
+    return CrossValidation(features, extracted, gather(features, extracted), labels, tuple(held), tuple(seeds), judge)
 
 
 def run_trials(splits: CrossValidation, recipes: Sequence[HeadRecipe]) -> Iterator[tuple[int, Trial]]:
