@@ -40,8 +40,8 @@ def test_each_size_scores_what_a_gallery_of_those_rows_alone_would(
     assert [at.sampled for at in curve.scores[:: len(METRICS)]] == [4, 9, 36]
     for count, values in curve.per_query.items():
         for at, key in enumerate(curve.query_keys):
-            stored = {k for k in keys if labels[k] == labels[key]} | {*drawn[:count]}
-            own = records.take([row for row, k in enumerate(keys) if k in stored])
+            searched = {k for k in keys if labels[k] == labels[key]} | {*drawn[:count]}
+            own = records.take([row for row, k in enumerate(keys) if k in searched])
             for name in METRICS:
                 alone = loop_scores(vectors, records.take([keys.index(key)]), own, name)
                 assert values[name][at] == pytest.approx(alone[key]), (count, key, name)
@@ -55,8 +55,8 @@ def test_the_whole_gallery_has_the_scores_of_evaluate_and_smaller_ones_are_easie
     whole = evaluate(store, queries=domains, gallery=domains, metrics=METRICS)
     assert {(at.searched, at.distractors) for at in curve.scores if at.sampled == 150} == {(149, 145)}
     last = [at.score for at in curve.scores if at.sampled == 150]
-    assert [(item.metric, item.domain, item.value, item.low, item.high) for item in last] == [
-        (item.metric, item.domain, item.value, item.low, item.high) for item in whole
+    assert [(score.metric, score.domain, score.value, score.low, score.high) for score in last] == [
+        (score.metric, score.domain, score.value, score.low, score.high) for score in whole
     ]
     for name in METRICS:
         values = [at.score.value for at in curve.scores if (at.score.metric, at.score.domain) == (name, "mean")]
@@ -99,13 +99,13 @@ def test_junk_is_neither_found_nor_a_distractor_and_a_gallery_a_domain_has_no_cu
     store, records = store_of(tmp_path, random_vectors(list(labels))), records_of(labels)
 
     def all_but_the_first_is_junk(queries: Records, gallery: Records) -> Judgement:
-        same = [[row for row, item in enumerate(gallery.labels) if item == label] for label in queries.labels]
+        same = [[row for row, own in enumerate(gallery.labels) if own == label] for label in queries.labels]
         return Judgement(ByGroups.listed([rows[:2] for rows in same]), ByGroups.listed([rows[2:] for rows in same]))
 
     rules = Rules(("map",), judge=all_but_the_first_is_junk)
     curve = gallery_curve(store, queries=records, gallery=records, sizes=[1.0], metrics=["map"], rules=rules)
-    stored = records.take(np.arange(8))  # the first two of each class
-    first = gallery_curve(store, queries=stored, gallery=stored, sizes=[1.0], metrics=["hit@1"])
+    two_each = records.take(np.arange(8))  # the first two of each class
+    first = gallery_curve(store, queries=two_each, gallery=two_each, sizes=[1.0], metrics=["hit@1"])
     assert curve.scores[0].searched == pytest.approx(16 - 2 - 0.5)  # two of its class are junk; half are relevant
     assert first.scores[0].searched == 7
     assert len(curve.query_keys) == 16

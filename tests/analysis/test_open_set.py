@@ -58,14 +58,15 @@ def test_every_rate_is_that_of_the_standard_counted_pair_by_pair(
     )
     rates = decide(threshold, result).rates()
     pairs = pairs_of(vectors, labels, queries, gallery)
-    mated = [s for item in pairs.values() for s, mate, _ in item if mate]
-    others = [s for item in pairs.values() for s, mate, _ in item if not mate]
+    mated = [s for of_query in pairs.values() for s, mate, _ in of_query if mate]
+    others = [s for of_query in pairs.values() for s, mate, _ in of_query if not mate]
     assert rates.fmr[0] == pytest.approx(sum(s >= threshold for s in others) / len(others))
     assert (rates.fmr.trials, rates.fnmr.trials) == (len(others), len(mated))
     assert rates.fnmr[0] == pytest.approx(sum(s < threshold for s in mated) / len(mated))
-    non_mated_searches = [max(s for s, mate, _ in item if not mate) for item in pairs.values()]
+    non_mated_searches = [max(s for s, mate, _ in of_query if not mate) for of_query in pairs.values()]
     assert rates.fpir[0] == pytest.approx(sum(s >= threshold for s in non_mated_searches) / 14)
-    firsts = [max(item, key=lambda pair: pair[0]) for item in pairs.values() if any(mate for _, mate, _ in item)]
+    searches = [of_query for of_query in pairs.values() if any(mate for _, mate, _ in of_query)]
+    firsts = [max(of_query, key=lambda pair: pair[0]) for of_query in searches]
     assert rates.fnir.trials == rates.answered.trials == len(firsts)
     assert rates.answered[0] == pytest.approx(sum(s >= threshold for s, _, _ in firsts) / len(firsts))
     missed = [not (mate and s >= threshold) for s, mate, _ in firsts]
@@ -167,8 +168,8 @@ def test_the_interval_is_about_that_of_classes_drawn_anew_with_all_their_queries
     decisions = decide(0.3, comparisons(store, searches))  # type: ignore[arg-type]
     rate = decisions.rates().fnmr
     errors, trials = (
-        np.array([item["fnmr"][decisions.compared.group == c].sum() for c in range(40)])
-        for item in (decisions.errors, decisions.trials)
+        np.array([by_rate["fnmr"][decisions.compared.group == c].sum() for c in range(40)])
+        for by_rate in (decisions.errors, decisions.trials)
     )
     rows = np.random.default_rng(4).integers(0, 40, (2000, 40))
     low, high = np.quantile(errors[rows].sum(1) / trials[rows].sum(1), [0.025, 0.975])

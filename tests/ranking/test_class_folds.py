@@ -13,8 +13,8 @@ DOMAINS = [name[0] for name in CLASSES]
 def test_a_class_is_wholly_in_one_fold_and_every_class_in_some() -> None:
     folds = class_folds(CLASSES, DOMAINS, 3, seed=0)
     held = [{name for name, inside in zip(CLASSES, fold, strict=True) if inside} for fold in folds]
-    stored = [{name for name, inside in zip(CLASSES, fold, strict=True) if not inside} for fold in folds]
-    assert all(not inside & outside for inside, outside in zip(held, stored, strict=True))
+    learned = [{name for name, inside in zip(CLASSES, fold, strict=True) if not inside} for fold in folds]
+    assert all(not inside & outside for inside, outside in zip(held, learned, strict=True))
     assert sorted(name for inside in held for name in inside) == sorted(set(CLASSES))
 
 

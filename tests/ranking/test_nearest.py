@@ -103,8 +103,8 @@ def test_the_query_is_left_out_by_identity_though_a_copy_of_it_comes_first() -> 
     assert rows[0, 0] == 3
     assert similarity[0, 0] == pytest.approx(1, abs=1e-6)
     assert 7 not in rows
-    stored, _ = search(vectors, vectors[[7]], 5)
-    assert stored[0, :2].tolist() == [3, 7]
+    with_itself, _ = search(vectors, vectors[[7]], 5)
+    assert with_itself[0, :2].tolist() == [3, 7]
 
 
 @pytest.mark.parametrize("gallery", [100, 3000])

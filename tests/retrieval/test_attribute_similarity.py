@@ -42,9 +42,9 @@ def with_attributes(keys: list[str], seed: int) -> tuple[Records, list[dict[str,
 
 @pytest.mark.parametrize("weights", [WEIGHTS, {"kind": 1.0}, {"colour": 0.0, "kind": 3.0, "made of": 1.0}])
 def test_the_grade_is_the_share_by_weight_of_the_querys_attributes_that_are_equal(weights: Mapping[str, float]) -> None:
-    (queries, options), (gallery, rows) = with_attributes([*"abcdefgh"], 0), with_attributes([*"ijklmnopq"], 1)
+    (queries, asking), (gallery, rows) = with_attributes([*"abcdefgh"], 0), with_attributes([*"ijklmnopq"], 1)
     grades = AttributeGrades(queries, gallery, weights).grades(np.arange(8))
-    expected = [[oracle.share_of_equal(query, row, weights) for row in rows] for query in options]
+    expected = [[oracle.share_of_equal(query, row, weights) for row in rows] for query in asking]
     np.testing.assert_allclose(grades, expected)
 
 
@@ -132,10 +132,10 @@ def test_bounds_of_scores_by_attributes_are_the_mean_over_every_order_and_over_t
         for query in range(6):
             others = [row for row in range(6) if row != query]
             grades = {
-                name: [oracle.share_of_equal(rows[query], rows[row], item) for row in others]
-                for name, item in weights.items()
+                name: [oracle.share_of_equal(rows[query], rows[row], mixture) for row in others]
+                for name, mixture in weights.items()
             }
-            if not all(any(item) for item in grades.values()):
+            if not all(any(of_metric) for of_metric in grades.values()):
                 continue  # nothing is like it: it is left out of every mean
             floors.append(oracle.over_all_orders([0.0] * 5, grades[metric], value))
             ceilings.append(oracle.over_all_orders(grades[metric], grades[metric], value))

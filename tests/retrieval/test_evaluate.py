@@ -183,11 +183,11 @@ def test_failed_and_unreadable_images_are_left_out_and_counted(tmp_path: Path) -
     scores = evaluate(store, queries=queries, gallery=gallery, metrics=METRICS)
     assert (scores.failed_queries, scores.failed_gallery) == (2, 2)
     assert {score.gallery for score in scores} == {23}
-    stored = records_of({key: labels[key] for key in good})
+    readable = records_of({key: labels[key] for key in good})
     alone = evaluate(
         store,
-        queries=stored.take([row for row, key in enumerate(good) if key in queries.keys]),
-        gallery=stored.take([row for row, key in enumerate(good) if key in gallery.keys]),
+        queries=readable.take([row for row, key in enumerate(good) if key in queries.keys]),
+        gallery=readable.take([row for row, key in enumerate(good) if key in gallery.keys]),
         metrics=METRICS,
     )
     assert alone.scores == scores.scores

@@ -68,9 +68,9 @@ def test_gap_is_one_ranking_gone_through_in_order(seed: int) -> None:
     keys = [str(name) for name in rng.permutation(count)]
     order = sorted(range(count), key=lambda at: (-confidence[at], keys[at]))
     for distractors, metric in ((True, global_average_precision), (False, without_distractors)):
-        options = [at for at in order if distractors or kinds[at] is not None]
+        counted = [at for at in order if distractors or kinds[at] is not None]
         right, total = 0, 0.0
-        for place, at in enumerate(options, 1):
+        for place, at in enumerate(counted, 1):
             if kinds[at]:
                 right += 1
                 total += right / place
@@ -142,10 +142,10 @@ def test_met_is_scored_with_the_queries_of_nothing(tmp_path: Path) -> None:
 
 def test_numbers_that_are_not_given_are_the_best_on_validation(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
-    keys, options = [f"g{row}" for row in range(30)], [f"q{row}" for row in range(20)]
-    store = store_of(tmp_path, {key: rng.normal(size=3) for key in [*keys, *options]})
+    keys, query_keys = [f"g{row}" for row in range(30)], [f"q{row}" for row in range(20)]
+    store = store_of(tmp_path, {key: rng.normal(size=3) for key in [*keys, *query_keys]})
     gallery = records_of({key: f"class {row % 5}" for row, key in enumerate(keys)})
-    queries = records_of({key: f"class {row % 5}" if row % 3 else None for row, key in enumerate(options)})
+    queries = records_of({key: f"class {row % 5}" if row % 3 else None for row, key in enumerate(query_keys)})
 
     def gap(protocol: MetConfig, validation: tuple[Records, Records] | None = None) -> float:
         result = evaluate(store, queries=queries, gallery=gallery, protocol=protocol, validation=validation)

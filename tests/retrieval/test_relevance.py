@@ -33,9 +33,9 @@ def test_groups_are_relevant_where_sets_meet(seed: int) -> None:
     )
     result = ByGroups.of(queries, gallery)
     rows: npt.NDArray[np.int64] = rng.permuted(np.tile(np.arange(-1, 15), (7, 1)), axis=1)
-    meets = [[bool({*options} & {*has}) for has in gallery] for options in queries]
-    assert result.counts.tolist() == [sum(item) for item in meets]
-    assert [result.rows(query).tolist() for query in range(7)] == [np.flatnonzero(item).tolist() for item in meets]
+    meets = [[bool({*wanted} & {*has}) for has in gallery] for wanted in queries]
+    assert result.counts.tolist() == [sum(row) for row in meets]
+    assert [result.rows(query).tolist() for query in range(7)] == [np.flatnonzero(row).tolist() for row in meets]
     expected = [[row >= 0 and meets[query][row] for row in rows[query]] for query in range(7)]
     assert result.among(np.arange(7), rows).tolist() == expected
     some = np.array([5, 0, 5])
@@ -49,7 +49,7 @@ def test_classes_are_groups_of_one(seed: int) -> None:
     rng = np.random.default_rng(seed)
     queries, gallery = rng.integers(-1, 5, 8), rng.integers(-1, 5, 20)
     one = ByClass(queries, gallery)
-    names = [[[f"{number}"] if number >= 0 else [] for number in item] for item in (queries, gallery)]
+    names = [[[f"{number}"] if number >= 0 else [] for number in side] for side in (queries, gallery)]
     other = ByGroups.of(*names)
     rows = rng.integers(-1, 20, (8, 9))
     assert one.counts.tolist() == other.counts.tolist()
@@ -68,8 +68,8 @@ def test_labels_in_common_and_junk_are_scored_from_vectors_as_by_loops(
     lists = {key: [keys[row] for row in rng.permutation(30)[: rng.integers(0, 9)]] for key in keys}
     junk = {key: [keys[row] for row in rng.permutation(30)[:8] if keys[row] not in lists[key]] for key in keys}
     table = records_of(dict.fromkeys(keys)).table
-    for name, reported in (("relevant", lists), ("junk", junk)):
-        table = table.append_column(f"attributes.{name}", pa.array([json.dumps(reported[key]) for key in keys]))
+    for name, listed in (("relevant", lists), ("junk", junk)):
+        table = table.append_column(f"attributes.{name}", pa.array([json.dumps(listed[key]) for key in keys]))
     records = Records(table, {})
     store = store_of(tmp_path_factory.mktemp("store"), vectors)
     unit = unit_length(np.stack([vectors[key] for key in keys]).astype(np.float16))

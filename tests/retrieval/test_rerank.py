@@ -40,7 +40,7 @@ def averaged(vector: Vectors, gallery: Vectors, itself: int, n: int, alpha: floa
 
 
 def ranked(gallery: list[list[float]], query: list[float], itself: int) -> list[int]:
-    pairs = [(row, math.fsum(a * b for a, b in zip(query, item, strict=True))) for row, item in enumerate(gallery)]
+    pairs = [(row, math.fsum(a * b for a, b in zip(query, vector, strict=True))) for row, vector in enumerate(gallery)]
     return [row for row, _ in sorted(pairs, key=lambda pair: (-pair[1], pair[0])) if row != itself]
 
 

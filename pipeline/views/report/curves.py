@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -109,9 +109,17 @@ def size_chart(run: Run, shown: Sequence[Measured], domain: str, colours: Mappin
         queries, gallery = side.ranks.queries, side.ranks.gallery
         most = max(1, len(gallery) + (0 if further is None else len(further)))
         sample, sizes = queries.take(_sample(queries.keys, seed)), [s for s in config.gallery_sizes if s <= most]
-        how: dict[str, Any] = {"metrics": [metric], "further": further, "rules": config.ranked.rules(), "seed": seed}
-        sized_scores = gallery_curve(side.vectors.store, queries=sample, gallery=gallery, sizes=sizes, **how).scores
-        scores.append((side.name, [sized for sized in sized_scores if sized.score.domain == domain]))
+        by_size = gallery_curve(
+            side.vectors.store,
+            queries=sample,
+            gallery=gallery,
+            sizes=sizes,
+            metrics=[metric],
+            further=further,
+            rules=config.ranked.rules(),
+            seed=seed,
+        )
+        scores.append((side.name, [sized for sized in by_size.scores if sized.score.domain == domain]))
     if min(len(curve) for _, curve in scores) < 2:
         return None
     lines = []
