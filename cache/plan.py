@@ -38,6 +38,10 @@ class ChunkPlan(NamedTuple):
     batch_size: int | None = None
     fits: int | None = None
 
+    def is_committed(self, lengths: Mapping[int, int]) -> bool:
+        """Whether a store whose chunks have so many rows has all that is planned."""
+        return all(lengths.get(chunk.number, 0) >= chunk.start + len(chunk.digests) for chunk in self.chunks)
+
 
 def make_plan(
     old: ChunkPlan, missing: Sequence[bytes], *, rows: Mapping[int, int], chunk_rows: int, batch_size: int | None

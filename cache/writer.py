@@ -79,8 +79,7 @@ class StoreWriter:
                     self.store.reload()
                 return
             self.store.reload()
-            lengths = self.store.chunks().lengths
-            if all(lengths.get(c.number, 0) >= c.start + len(c.digests) for c in self._plan.chunks):
+            if self._plan.is_committed(self.store.chunks().lengths):
                 self.finish()
                 with unless_read_only():
                     fold(self._storage, self.store.chunks())
@@ -196,6 +195,14 @@ class StoreWriter:
                 "made a new plan. Start again, to compute what is still missing."
             )
         return [RowOutcome(*values) for values in zip(*columns, strict=True)]
+
+
+def drop_committed_plan(store: FeatureStore) -> None:
+    """Do what a driver that was killed after its last commit left to do, unless another one is writing."""
+    plan = read_plan(store.storage)
+    if plan.chunks and plan.is_committed(store.chunks().lengths):
+        with suppress(StoreBusyError), unless_read_only(), StoreWriter(store):
+            pass
 
 
 def for_commits(store: FeatureStore) -> FeatureStore:

@@ -14,6 +14,7 @@ from cache import ChunkPlan, FeatureStore, Provenance, StoreWriter
 from cache.digest_list import DigestIndex, joined_digests
 from cache.reader import CHUNK_ROWS
 from cache.storage import Where
+from cache.writer import drop_committed_plan
 from stages.device import device_name, own_stream
 from stages.extraction.backbones import Backbone
 from stages.extraction.embedder import memory_limit
@@ -142,6 +143,8 @@ def extract_all(
         for n, store in enumerate(stores)
         if n == places.index(store.address) and store.missing(digests, retry_failed=retry_failed)
     ]  # two backbones of one identity fill one store, once
+    for n in {places.index(place) for place in places}.difference(lacking):
+        drop_committed_plan(stores[n])
     if not lacking:
         return [Filled(store, 0) for store in stores]
     with ExitStack() as drivers:

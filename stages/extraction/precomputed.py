@@ -24,6 +24,7 @@ from cache.errors import AbsentPathError, MissingExtraError, RecordsError, Setti
 from cache.fingerprint import JSON, fingerprint
 from cache.settings import Settings
 from cache.storage import Where
+from cache.writer import drop_committed_plan
 from stages.extraction.extract import Filled
 from stages.records import Records
 
@@ -198,6 +199,7 @@ def import_features(
     _check_keys(store, records)
     keys = {digest: key for digest, key in zip(records.digests, records.keys, strict=True) if digest}
     if not store.missing(list(keys)):
+        drop_committed_plan(store)
         return Filled(store, 0)
     given = read_vectors(config)
     places: dict[Any, int] = {name: row for row, name in enumerate(given.names)}

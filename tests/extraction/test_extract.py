@@ -3,6 +3,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -296,3 +297,19 @@ def test_killed_at_any_instant_and_started_again_ends_with_the_same_bytes(tmp_pa
     assert len(FeatureStore.at(whole)) == 48
     assert contents(cut) == contents(whole)
     assert verify(FeatureStore.at(cut)) == []
+
+
+@pytest.mark.slow
+def test_killed_before_any_change_and_started_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    images = str(draw_folder(tmp_path / "images", dict.fromkeys("abc", 4)))
+    with Forks("tests.toys.extraction:extract_until_killed") as forks:
+        assert forks.run(images, str(tmp_path / "0"), 0) == 0
+        (whole,) = (tmp_path / "0").glob("toy-????????")
+        for change in count(1):
+            folder = tmp_path / str(change)
+            if forks.run(images, str(folder), change) == 0:
+                break
+            assert forks.run(images, str(folder), 0) == 0
+            (cut,) = folder.glob("toy-????????")
+            assert contents(cut) == contents(whole), change
+    assert change > 10

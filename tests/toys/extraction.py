@@ -1,15 +1,20 @@
 """A backbone that can be computed by hand, and folders of images as records."""
 
 import os
+import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch  # noqa: F401  # before a fork: in the child it would take longer than all that may be killed there
 from PIL import Image
 
 from cache import Identity
+from cache.storage import LocalStorage
 from stages.datasets import FolderConfig
 from stages.extraction import Backbone, LocalExecutor, PreprocessConfig, RayExecutor, extract_all
 from stages.ray_cluster import RayCluster
@@ -62,6 +67,23 @@ def extract_slowly(images: str, features: str) -> None:
     backbone, executor = toy_backbone(delay=0.01), LocalExecutor(commit_seconds=0.02)
     os.write(1, b"ready\n")
     extract_all(records_of(Path(images)), [backbone], features, batch_size=2, chunk_rows=8, executor=executor)
+
+
+def extract_until_killed(images: str, features: str, change: int) -> None:
+    """Extract two chunks, and die instead of the change of that number to what is stored."""
+    left = iter(range(change - 1))
+
+    def dying(method: Callable[..., Any]) -> Callable[..., Any]:
+        def until_killed(*arguments: Any) -> Any:
+            if change and next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return method(*arguments)
+
+        return until_killed
+
+    for name in ("put", "put_new", "delete"):
+        setattr(LocalStorage, name, dying(getattr(LocalStorage, name)))
+    extract_all(records_of(Path(images)), [toy_backbone()], features, batch_size=2, chunk_rows=8)
 
 
 def extract_on_ray(images: str, features: str, address: str) -> None:
