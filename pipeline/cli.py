@@ -26,35 +26,35 @@ from pipeline import progress
 from pipeline.progress import LogFormat, lost_output, open_streams
 
 COMMANDS = {
-    "plan": ("compute", "Say what `extract` would compute: images, bytes, time. Writes no feature."),
-    "extract": ("compute", "Stage 1: run the frozen backbones over the images that their stores lack."),
-    "train-heads": ("compute", "Stage 2: train the heads on stored features, and embed with them."),
-    "score": ("compute", "Stage 3: search the gallery for every query, and score raw features beside every head."),
-    "run": ("compute", "All three stages: extract, train-heads, score."),
-    "demo": ("begin", "Draw a catalogue of products, extract, train, score, and show one picture."),
-    "init": ("begin", "Look at your images and write a commented run file that works as it is."),
-    "keys": ("begin", "Print every key of a run file: its type, its default, what it means."),
-    "curate": ("begin", "Write a compact table of training images without duplicates."),
-    "sweep": ("many", "Try many configurations of the heads on held-out training classes, and rank them."),
-    "table": ("many", "Train the heads of a run with several seeds, and print a table with intervals."),
-    "report": ("report", "Write one HTML page about a run."),
-    "search": ("search", "Print the images of the run's gallery that are nearest to yours, or that there is no match."),
-    "features": ("keep", "Write features or embeddings to one file, for other programs."),
-    "export": ("bundles", "Write a head with its networks and gallery as one folder that opens on another machine."),
-    "serve": ("search", "Serve search over HTTP: a page for people, answers in JSON for programs."),
-    "encode": ("bundles", "Write the vectors of a folder as a Parquet file; killed and started again, it goes on."),
-    "add": ("bundles", "Write a new snapshot of a bundle with more images; `publish` has it searched."),
-    "remove": ("bundles", "Write a new snapshot of a bundle without some images; `publish` has it searched."),
-    "publish": ("bundles", "Have the newest snapshot of a bundle searched, by one rename, also while it is served."),
-    "inspect": ("keep", "Print what a store holds: identity, provenance, rows, failures, bytes."),
-    "verify": ("keep", "Check every checksum and every row of the stores."),
-    "compact": ("keep", "Drop the rows that none of the run files lists, and heads and scores that none names."),
-    "compare": ("trust", "Say how much better one run or head is than another, and which queries changed most."),
-    "gallery-sizes": ("trust", "Score the same queries in galleries of several sizes."),
-    "threshold": ("trust", "Choose the similarity below which there is no match, and say how often that is wrong."),
-    "health": ("trust", "Look for what makes scores wrong: copies across splits, labels, hubs, dead dimensions."),
+    "plan": "Say what `extract` would compute: images, bytes, time. Writes no feature.",
+    "extract": "Stage 1: run the frozen backbones over the images that their stores lack.",
+    "train-heads": "Stage 2: train the heads on stored features, and embed with them.",
+    "score": "Stage 3: search the gallery for every query, and score raw features beside every head.",
+    "run": "All three stages: extract, train-heads, score.",
+    "demo": "Draw a catalogue of products, extract, train, score, and show one picture.",
+    "init": "Look at your images and write a commented run file that works as it is.",
+    "keys": "Print every key of a run file: its type, its default, what it means.",
+    "curate": "Write a compact table of training images without duplicates.",
+    "sweep": "Try many configurations of the heads on held-out training classes, and rank them.",
+    "table": "Train the heads of a run with several seeds, and print a table with intervals.",
+    "report": "Write one HTML page about a run.",
+    "search": "Print the images of the run's gallery that are nearest to yours, or that there is no match.",
+    "features": "Write features or embeddings to one file, for other programs.",
+    "export": "Write a head with its networks and gallery as one folder that opens on another machine.",
+    "serve": "Serve search over HTTP: a page for people, answers in JSON for programs.",
+    "encode": "Write the vectors of a folder as a Parquet file; killed and started again, it goes on.",
+    "add": "Write a new snapshot of a bundle with more images; `publish` has it searched.",
+    "remove": "Write a new snapshot of a bundle without some images; `publish` has it searched.",
+    "publish": "Have the newest snapshot of a bundle searched, by one rename, also while it is served.",
+    "inspect": "Print what a store holds: identity, provenance, rows, failures, bytes.",
+    "verify": "Check every checksum and every row of the stores.",
+    "compact": "Drop the rows that none of the run files lists, and heads and scores that none names.",
+    "compare": "Say how much better one run or head is than another, and which queries changed most.",
+    "gallery-sizes": "Score the same queries in galleries of several sizes.",
+    "threshold": "Choose the similarity below which there is no match, and say how often that is wrong.",
+    "health": "Look for what makes scores wrong: copies across splits, labels, hubs, dead dimensions.",
 }
-"""Every command with its file in ``pipeline/commands`` and its line in ``permafrost --help``."""
+"""Every command, in a file of its own in ``pipeline/commands``, with its line in ``permafrost --help``."""
 
 _WRONG_USAGE, _INTERRUPTED = 2, 130
 _STOPPED = "Stopped. What is stored stays: the same command goes on from there."
@@ -68,7 +68,7 @@ class Commands(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = {name: TyperCommand(name, help=summary) for name, (_, summary) in COMMANDS.items()}
+        self.commands = {name: TyperCommand(name, help=summary) for name, summary in COMMANDS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that ``args`` names first, imported, and the arguments that are left for it."""
@@ -80,7 +80,8 @@ class Commands(TyperGroup):
 def load_command(name: str) -> TyperCommand:
     """The command ``name`` with its options."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    function = getattr(import_module(f"pipeline.commands.{COMMANDS[name][0]}"), name.replace("-", "_"))
+    own = name.replace("-", "_")
+    function = getattr(import_module(f"pipeline.commands.{own}"), own)
     app.command(name)(_in_folders(name, function))
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand)

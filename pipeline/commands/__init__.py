@@ -1,1 +1,1 @@
-"""The commands, by what they work on: their options and the calls that make them."""
+"""The commands, one a file: their options and the calls that make them."""

@@ -1,4 +1,4 @@
-"""The command ``report``: what a run measured, gathered, drawn and written as one page."""
+"""``permafrost report``: what a run measured, gathered, drawn and written as one page."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import PermafrostError, RecordsError
-from pipeline.commands.begin import init
+from pipeline.commands.init import init
 from pipeline.config import read_config
 from pipeline.dataset import run_of
 from pipeline.progress import Display

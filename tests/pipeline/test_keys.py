@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from cache.errors import ConfigError
 from pipeline.cli import explain
-from pipeline.commands.begin import keys
+from pipeline.commands.keys import keys
 from pipeline.config import RunConfig, parse_config
 from pipeline.keys import reference, tables
 

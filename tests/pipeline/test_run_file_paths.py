@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import ConfigError
-from pipeline.commands.begin import init
+from pipeline.commands.init import init
 from pipeline.config import read_config
 from stages.extraction import TimmConfig
 from stages.records import read_records

@@ -18,9 +18,9 @@ from PIL import Image
 
 from cache.errors import ConfigError, MissingRowsError, RecordsError, SettingsError
 from pipeline.bundle.export import export_bundle
-from pipeline.commands.bundles import export
+from pipeline.commands.export import export
 from pipeline.commands.search import search
-from pipeline.commands.trust import threshold
+from pipeline.commands.threshold import threshold
 from pipeline.config import read_config
 from pipeline.dataset import run_of
 from pipeline.extraction import Hardware, extract_features

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from cache.errors import RecordsError
-from pipeline.commands.compute import extract, run, score, train_heads
+from pipeline.commands.extract import extract
+from pipeline.commands.run import run
+from pipeline.commands.score import score
 from pipeline.commands.search import search
+from pipeline.commands.train_heads import train_heads
 from tests.pictures import draw
 
 RUN = """

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.commands.compute import no_surer_head
+from pipeline.commands.score import no_surer_head
 from pipeline.config import parse_config
 from stages.retrieval.query_values import QueryScores
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from pipeline.commands.trust import health_of_run
+from pipeline.commands.health import health_of_run
 from pipeline.dataset import Run, remarks
 from pipeline.score_rows import ScoreRow
 from pipeline.thresholds import kept_decisions

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.commands.trust import health_of_run
+from pipeline.commands.health import health_of_run
 from pipeline.vectors import choose_vectors
 from pipeline.views.report.contents import Contents, contents_of, report_page
 from stages.analysis.health import Mislabelled
