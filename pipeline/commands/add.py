@@ -84,4 +84,5 @@ def add(
 
 
 def bundle_state(published: bool) -> str:
+    """What becomes of the new snapshot, in words."""
     return "searched from now on" if published else "`permafrost publish` has it searched"
