@@ -1,8 +1,8 @@
 """Local copies of objects whose bytes are known by their checksum: read once from far away, then mapped.
 
 They lie in ``$PERMAFROST_CACHE/copies``, by default ``~/.cache/permafrost/copies``, and can be deleted at any moment. A
-copy is verified when it is opened, so a damaged one is read again; one that would leave less than a tenth of the disk
-free is not made. Those of bundles, which open by them alone, lie in ``bundles`` beside, and are made in any case.
+copy is verified when it is opened, so a damaged one is read again; one that would leave less than a gigabyte of the
+disk free is not made. Those of bundles, which open by them alone, lie in ``bundles`` beside, and are made in any case.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cache.errors import UnwritableError
 from cache.fingerprint import digest_bytes
 from cache.storage import Storage
 
-_LEAST_FREE = 0.1
+_LEAST_FREE_BYTES = 1_000_000_000
 _PART_BYTES = 1 << 26
 
 
@@ -52,8 +52,7 @@ def read_through(storage: Storage, key: str, checksum: int) -> memoryview:
     if _is_right(content, checksum):
         with suppress(OSError, UnwritableError):  # it only saves time
             path.parent.mkdir(parents=True, exist_ok=True)
-            disk = shutil.disk_usage(path.parent)
-            if disk.free - len(content) > _LEAST_FREE * disk.total:
+            if shutil.disk_usage(path.parent).free - len(content) > _LEAST_FREE_BYTES:
                 replace_bytes(path, content)
     return content
 

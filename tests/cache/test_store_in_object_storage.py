@@ -1,11 +1,13 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +93,19 @@ def test_few_rows_are_read_by_range_and_many_through_a_verified_copy(
         copy.write_bytes(b"\1" + copy.read_bytes()[1:])
     np.testing.assert_array_equal(store.read(digests), values(digests))  # a damaged copy is made anew
     assert chunks_read() == 2
+
+
+@pytest.mark.parametrize(("free_bytes", "copies"), [(20_000_000_000, 2), (1_000_000_000, 0)])
+def test_copies_are_made_while_a_gigabyte_stays_free(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_bytes: int, copies: int
+) -> None:
+    disk = SimpleNamespace(total=252_000_000_000, used=0, free=free_bytes)  # a full disk can't be had for real
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk)
+    store = open_at(f"{bucket}/shop")
+    digests = names(*range(128))
+    fill(store, digests)
+    np.testing.assert_array_equal(store.read(digests), values(digests))
+    assert len([*(tmp_path / "cache/copies").iterdir()]) == copies
 
 
 def test_a_flipped_bit_is_an_error_however_it_is_read(bucket: str, tmp_path: Path) -> None:
