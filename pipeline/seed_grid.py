@@ -37,8 +37,7 @@ from pipeline.trials import Arrays, run_once
 from stages.analysis import paired_difference
 from stages.processes import processors, worker_processes
 from stages.ranking.intervals import class_numbers, estimate, share_interval
-from stages.ray_cluster import RayCluster
-from stages.ray_spread import spread
+from stages.ray_cluster import RayCluster, spread
 from stages.records import Records
 from stages.records.records import balanced_subset
 from stages.records.splits import DISTRACTORS, ROLES

@@ -34,8 +34,7 @@ from pipeline.score_rows import RAW
 from pipeline.trials import Arrays, run_once
 from stages.analysis import Difference, paired_difference, t_interval
 from stages.ranking import leave_one_out
-from stages.ray_cluster import RayCluster
-from stages.ray_spread import places, spread
+from stages.ray_cluster import RayCluster, places, spread
 from stages.retrieval.query_values import QueryScores
 from stages.retrieval.scores import VERSION
 from stages.training.recipe import DottedSettings, HeadRecipe, nearest_key

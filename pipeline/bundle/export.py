@@ -36,7 +36,7 @@ from pipeline.thresholds import kept_shares
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, PcaConfig
 from stages.extraction.backbones.frozen import network_bytes
-from stages.extraction.backbones.open_clip_text import own_text
+from stages.extraction.backbones.open_clip import own_text
 from stages.extraction.executor import LIBRARIES
 from stages.extraction.known import basis_key
 from stages.ranking import unit_length

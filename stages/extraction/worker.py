@@ -23,10 +23,10 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from cache.errors import PermafrostError
+from stages.device import keep_freed_memory
 from stages.extraction.embedder import memory_limit
 from stages.extraction.executor import Job, Unit, compute_units, prepare_networks
 from stages.extraction.flow import Clock
-from stages.malloc import keep_freed_memory
 from stages.processes import PROCESSORS, processors
 
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
