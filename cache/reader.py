@@ -60,8 +60,9 @@ class FeatureStore:
     (0, 3, True)
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, given: Chunks | None = None) -> None:
         self.storage = storage
+        self._given = given  # rows that are sent with the store, in place of those that are read
         self.address = storage.address()  # where the store is, for messages: a path or a URL
         self.identity = _read_identity(storage)
         self.row_shape: tuple[int, ...]
@@ -72,7 +73,7 @@ class FeatureStore:
         self.reload()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FeatureStore, (self.storage,)  # a worker opens it
+        return FeatureStore, (self.storage, self._given)  # a worker opens it
 
     @classmethod
     def open(
@@ -187,10 +188,8 @@ class FeatureStore:
     def reload(self) -> None:
         """Take a new snapshot of what is committed."""
         _, self.row_shape, self.dtype, self.chunk_rows = layout.read_shape(self.storage)
-        self._chunks = self._committed()
-
-    def _committed(self) -> Chunks:
-        return read_chunks(self.storage, self._chunks, self.fragment)
+        now = self._given
+        self._chunks = read_chunks(self.storage, self._chunks, self.fragment) if now is None else now
 
     def fragment(self, number: int) -> pa.Table:
         """The rows of a committed chunk, read now; those of version 0.1.0 have the checksum of the chunk."""

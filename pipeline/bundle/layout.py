@@ -15,8 +15,8 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from cache import ObjectStorage, Storage, digest_file, fingerprint
-from cache.copies import cache_folder, copy_object
 from cache.errors import DamagedStoreError, MissingRowsError, WeightsError
+from cache.layout import cache_folder, copy_object
 from cache.sealed import read_sealed
 from cache.storage import has, is_url, storage_of
 from pipeline.thresholds import thresholds_of

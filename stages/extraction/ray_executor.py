@@ -22,9 +22,8 @@ from typing import Any, NamedTuple
 from cache import digest_bytes
 from cache.digest_list import joined_digests
 from cache.errors import ClusterError, CrashedError
-from cache.plan import PLAN_KEY
 from cache.storage import Storage
-from cache.writer import for_commits
+from cache.writer import PLAN_KEY, for_commits
 from stages.extraction.backbones import Backbone, place
 from stages.extraction.embedder import limit_memory, memory_limit
 from stages.extraction.executor import Advance, Job, Unit, images_in_order
