@@ -75,7 +75,7 @@ class _Indexed(NamedTuple):
 
     table: pa.Table
     rank: npt.NDArray[np.int8]
-    index: DigestIndex
+    places: DigestIndex
 
     @classmethod
     def of(cls, tables: Iterable[pa.Table]) -> _Indexed:
@@ -120,19 +120,19 @@ class Chunks(Mapping[int, pa.Table]):
 
     @cached_property
     def _unique(self) -> bool:
-        return self._all.index.unique
+        return self._all.places.unique
 
     @property
     def digests(self) -> Digests:
         """The digest of each row (N,)."""
-        return self._all.index.digests
+        return self._all.places.digests
 
     def find(self, digests: Sequence[bytes]) -> Places:
         """The place of each of ``digests`` (n,), -1 where there is none, as of ``b""``, an unreadable image."""
         wanted = as_digests(digests)
         if self._unique and wanted.known is None and np.array_equal(wanted.words, self.digests.words):
             return np.arange(len(wanted))  # a finished dataset, in the order in which it was extracted
-        return self._all.index.find(wanted)
+        return self._all.places.find(wanted)
 
     def where(self, places: Places) -> tuple[Places, Places]:
         """The number of the chunk, and the row in it, of each of ``places`` (n,), which are rows."""
@@ -149,7 +149,7 @@ class Chunks(Mapping[int, pa.Table]):
     def places(self, *ranks: int) -> Places:
         """Those of all places whose status is of ``ranks``, and whose row is the one that counts for its digest."""
         places = np.concatenate([np.flatnonzero(self._all.rank == rank) for rank in ranks])
-        return places if self._unique else places[self._all.index.find(self.digests.take(places)) == places]
+        return places if self._unique else places[self._all.places.find(self.digests.take(places)) == places]
 
     @cached_property
     def checksums(self) -> Checksums:
