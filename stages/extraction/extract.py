@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -193,31 +193,20 @@ def open_store(
     backbone: Backbone, path: Where, *, dtype: str = "float16", chunk_rows: int = CHUNK_ROWS
 ) -> FeatureStore:
     """The feature store of ``backbone`` below ``path``, begun where there is none."""
-    return FeatureStore.open(
-        path,
-        backbone.name,
-        backbone.identity,
-        dim=backbone.dim,
-        dtype=dtype,
-        views=backbone.preprocess.stored,
-        chunk_rows=chunk_rows,
-        provenance=Provenance.here(device_name(backbone.device), LIBRARIES),
-    )
+    provenance = Provenance.here(device_name(backbone.device), LIBRARIES)
+    return FeatureStore.open(path, provenance=provenance, chunk_rows=chunk_rows, **_what_it_holds(backbone, dtype))
 
 
 def find_store(backbone: Backbone, path: Where, *, dtype: str, remedy: str) -> FeatureStore:
     """The feature store of ``backbone`` below ``path``. Raises as :meth:`cache.FeatureStore.find`, and WeightsError."""
-    store = FeatureStore.find(
-        path,
-        backbone.name,
-        backbone.identity,
-        dim=backbone.dim,
-        dtype=dtype,
-        views=backbone.preprocess.stored,
-        remedy=remedy,
-    )
+    store = FeatureStore.find(path, remedy=remedy, **_what_it_holds(backbone, dtype))
     check_sample(store, backbone, backbone.sample)
     return store
+
+
+def _what_it_holds(backbone: Backbone, dtype: str) -> dict[str, Any]:
+    shape = {"dim": backbone.dim, "dtype": dtype, "views": backbone.preprocess.stored}
+    return {"name": backbone.name, "identity": backbone.identity, **shape}
 
 
 def _images(plans: Sequence[ChunkPlan]) -> int:
