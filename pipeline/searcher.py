@@ -30,13 +30,12 @@ from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, Sett
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_sealed
 from cache.source import Box
-from pipeline.approximate_scores import find_index, index_key
 from pipeline.bundle.layout import BACKBONE, Bundle, must_be_bundle
 from pipeline.bundle.snapshots import Snapshot, read_snapshot
 from pipeline.dataset import Run
 from pipeline.features import networks_of, stores_of
-from pipeline.heads import head_key
-from pipeline.vectors import Vectors
+from pipeline.scores import find_index, index_key
+from pipeline.vectors import Vectors, head_key
 from stages.extraction import Backbone, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones
 from stages.extraction.backbones.open_clip_text import OpenClipText, own_text
 from stages.extraction.known import basis_key, check_sample, sample_of
