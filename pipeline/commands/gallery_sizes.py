@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -76,12 +76,12 @@ def gallery_sizes(
         run.display.say(f"also in {run.storage.address(key)}")
 
 
-def _text(lines: Sequence[dict[str, Any]]) -> str:
+def _text(lines: Sequence[Mapping[str, Any]]) -> str:
     """A line for each backbone, head, domain and size; a column for each metric."""
     heads = list(dict.fromkeys((line["backbone"], line["head"]) for line in lines))
     domains = list(dict.fromkeys(line["domain"] for line in lines))
 
-    def place(line: dict[str, Any]) -> tuple[int, ...]:
+    def place(line: Mapping[str, Any]) -> tuple[int, ...]:
         return heads.index((line["backbone"], line["head"])), domains.index(line["domain"]), line["sampled"]
 
     columns = {name: name for name in ("backbone", "head", "domain", "distractors", "searched")}

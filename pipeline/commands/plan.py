@@ -38,8 +38,8 @@ def _heads(run: Run) -> Iterator[dict[str, str]]:
     try:
         sets = feature_sets(run)
     except (MissingRowsError, StaleStoreError):
-        for head in run.config.heads:
-            yield {"backbone": "features that are extracted first", "head": head.name, "state": "to train"}
+        for wanted in run.config.heads:
+            yield {"backbone": "features that are extracted first", "head": wanted.name, "state": "to train"}
         return
     for part in sets:
         for wanted in part.heads:

@@ -23,7 +23,7 @@ class Runner:
         self._fails = fails
 
     def __call__(self, trials: Sequence[int]) -> list[Arrays]:
-        arrays = []
+        arrays: list[Arrays] = []
         for number in trials:
             name = list(TRIALS)[number]
             if name == self._fails:
