@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--extract", nargs=3, metavar=("TABLE", "FOLDER", "BATCH"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     scale = QUICK if given.quick else CARD
-    device = "cuda:0" if given.device == "cuda" else given.device  # without a number extraction takes all cards
+    device = given.device
     if given.extract:
         _extract_to_be_killed(device, given.quick, *given.extract)
         return 0

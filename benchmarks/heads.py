@@ -174,14 +174,14 @@ def exact_bfloat16(features: np.ndarray, labels: np.ndarray, classes: int) -> St
 
 def sampled(features: np.ndarray, labels: np.ndarray, classes: int) -> Step:
     """The batch's own classes and a tenth of all, float32."""
-    from stages.training.losses.settings import SampledConfig
+    from stages.training.losses.kinds import SampledConfig
 
     return ours(features, labels, classes, sampled=SampledConfig(share=SHARE))
 
 
 def sampled_bfloat16(features: np.ndarray, labels: np.ndarray, classes: int) -> Step:
     """As :func:`sampled`, products of bfloat16."""
-    from stages.training.losses.settings import SampledConfig
+    from stages.training.losses.kinds import SampledConfig
 
     return ours(features, labels, classes, sampled=SampledConfig(share=SHARE), precision="bfloat16")
 

@@ -7,13 +7,8 @@ nothing, so any process that reads the images can compute them in any order: all
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import NamedTuple, Protocol
@@ -23,9 +18,9 @@ import numpy as np
 from cache import Chunk, ChunkPlan, FeatureStore, Provenance, RowOutcome, StoreWriter, parse_source
 from cache.digest_list import DigestIndex, joined_digests
 from stages.device import device_name
-from stages.extraction.backbones import Backbone, place
-from stages.extraction.embedder import Features, limit_memory
-from stages.extraction.flow import Batch, Clock, Done, flow
+from stages.extraction.backbones import Backbone
+from stages.extraction.embedder import limit_memory
+from stages.extraction.flow import Batch, Clock, flow
 from stages.extraction.known import remember_sample
 from stages.processes import processors
 
@@ -34,15 +29,22 @@ LIBRARIES = ("numpy", "open_clip_torch", "pillow", "timm", "torch", "torchvision
 Unit = tuple[tuple[int, Chunk], ...]  # chunks that share images, each with the number of its store in the job
 
 
+def _nowhere(digests: Sequence[bytes]) -> Sequence[str]:
+    raise KeyError(digests[0])
+
+
 class Job(NamedTuple):
-    """What an executor computes; ``fits``: how many squares the memory takes at once, None where it takes a batch."""
+    """What an executor computes; ``fits``: how many squares the memory takes at once, None where it takes a batch.
+
+    ``uris`` says where the images of digests (n,) are.
+    """
 
     stores: Sequence[FeatureStore]
     backbones: Sequence[Backbone]
-    uris: Mapping[bytes, str]
-    units: Sequence[Unit]
     batch_size: int
     fits: Sequence[int | None]
+    units: Sequence[Unit] = ()
+    uris: Callable[[Sequence[bytes]], Sequence[str]] = _nowhere
 
 
 class Advance(NamedTuple):
@@ -80,87 +82,23 @@ def units_of(plans: Sequence[ChunkPlan]) -> list[Unit]:
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """This machine: threads that read and decode, and networks on a CPU or on one card or several.
+    """This machine: threads that read and decode, and networks on a CPU or a card.
 
     Args:
-        workers: threads that read and decode, for all devices together; by default one for each processor.
-        devices: where the networks run; each takes whole units. By default where the backbones are, and all cards of
-            the machine for ``cuda`` without a number.
+        workers: threads that read and decode; by default one for each processor.
         commit_seconds: what is computed of a chunk is committed so often; a kill loses no more than that.
 
-    >>> job = Job([], [], {}, units_of([]), 32, [])
-    >>> list(LocalExecutor(workers=1).execute(job, Clock()))
+    >>> list(LocalExecutor(workers=1).execute(Job([], [], 32, []), Clock()))
     []
     """
 
     workers: int | None = None
-    devices: tuple[str, ...] = ()
     commit_seconds: float = 60.0
 
     def execute(self, job: Job, clock: Clock) -> Iterator[Advance]:
         """See :class:`Executor`."""
-        devices = self.devices or _devices(job.backbones)
-        workers = max(1, (self.workers or processors()) // max(1, len(devices)))
-        if len(devices) < 2:
-            placed = job if not devices else job._replace(backbones=_placed(job.backbones, devices[0]))
-            prepare_networks(placed)
-            yield from compute_units(placed, iter(job.units), workers, clock, self.commit_seconds)
-            return
-        units, advances = deque(job.units), queue.SimpleQueue[Advance | BaseException | None]()
-
-        def work(device: str) -> None:
-            try:
-                placed = job._replace(backbones=_placed(job.backbones, device))
-                prepare_networks(placed)
-                for advance in compute_units(placed, _taken(units), workers, clock, self.commit_seconds):
-                    advances.put(advance)
-                advances.put(None)
-            except BaseException as error:  # noqa: BLE001 (raised where the job was asked for)
-                units.clear()
-                advances.put(error)
-
-        threads = [threading.Thread(target=work, args=(device,), name=device) for device in devices]
-        for thread in threads:
-            thread.start()
-        try:
-            working = len(threads)
-            while working:
-                advance = advances.get()
-                if isinstance(advance, BaseException):
-                    raise advance
-                if advance is None:
-                    working -= 1
-                else:
-                    yield advance
-        finally:
-            units.clear()
-            for thread in threads:
-                thread.join()
-
-
-def _taken(units: deque[Unit]) -> Iterator[Unit]:
-    with suppress(IndexError):
-        while True:
-            yield units.popleft()
-
-
-def _devices(backbones: Sequence[Backbone]) -> tuple[str, ...]:
-    if not any(backbone.device == "cuda" for backbone in backbones):
-        return ()
-    import torch
-
-    count = torch.cuda.device_count()
-    return tuple(f"cuda:{number}" for number in range(count)) if count > 1 else ()
-
-
-def _placed(backbones: Sequence[Backbone], device: str) -> list[Backbone]:
-    """``backbones`` on ``device``; those that are on the CPU stay there if it is a card."""
-    moving = [backbone for backbone in backbones if device == "cpu" or backbone.device != "cpu"]
-    moved = dict(zip(map(id, moving), place(moving, device), strict=True))
-    return [moved.get(id(backbone), backbone) for backbone in backbones]
-
-
-_Piece = tuple[Chunk, Features, list[RowOutcome]]  # rows of a chunk to commit
+        prepare_networks(job)
+        yield from compute_units(job, iter(job.units), self.workers or processors(), clock, self.commit_seconds)
 
 
 class _Rows:
@@ -176,16 +114,18 @@ class _Rows:
     def complete(self) -> bool:
         return len(self.outcomes) == len(self.chunk.digests)
 
-    def piece(self) -> _Piece | None:
-        """The rows to commit next; None where there are none, or none that says anything new."""
+    def commit(self, provenance: Provenance) -> int:
+        """Commit what can be. How many of the features turned out not to fit the store's dtype."""
         low, (number, digests, start) = self.committed, self.chunk
         outcomes = [self.outcomes[row] for row in takewhile(self.outcomes.__contains__, range(low, len(digests)))]
         high = low + len(outcomes)
         failed_again = low == 0 and all(one.status != "ok" for one in outcomes)
         if not outcomes or (failed_again and not self.store.absent(digests[:high])):
-            return None  # every image has a row already, and gave no feature this time either
+            return 0  # every image has a row already, and gave no feature this time either
         self.committed = high
-        return Chunk(number, digests[low:high], start + low), self.features[low:high], outcomes
+        piece = Chunk(number, digests[low:high], start + low)
+        committed = StoreWriter(self.store).commit(piece, self.features[low:high], outcomes, provenance)
+        return sum(one.status == "ok" != other.status for one, other in zip(outcomes, committed, strict=True))
 
 
 def prepare_networks(job: Job) -> None:
@@ -199,12 +139,10 @@ def prepare_networks(job: Job) -> None:
 def compute_units(
     job: Job, units: Iterator[Unit], workers: int, clock: Clock, commit_seconds: float
 ) -> Iterator[Advance]:
-    """Compute ``units`` with the backbones of ``job`` and commit their chunks, each while the next is computed."""
+    """Compute ``units`` with the backbones of ``job`` and commit their chunks, while the next images are read."""
     numbers = {id(backbone): number for number, backbone in enumerate(job.backbones)}
     places: list[dict[bytes, tuple[_Rows, int]]] = [{} for _ in job.stores]  # where a row belongs, of each open chunk
     opened: list[list[_Rows]] = [[] for _ in job.stores]
-    writing: list[tuple[Future[int], tuple[tuple[int, int], ...]] | None] = [None] * len(job.stores)
-    committed: list[tuple[int, int]] = []
     last_commit = time.perf_counter()
 
     def batches() -> Iterator[Batch]:
@@ -213,74 +151,40 @@ def compute_units(
                 rows = _Rows(job.stores[store], chunk)
                 opened[store].append(rows)
                 places[store].update((digest, (rows, row)) for row, digest in enumerate(chunk.digests))
-            yield from _batches(job, unit)
-
-    def settle(store: int) -> int:
-        future, completed = writing[store] or (None, ())
-        writing[store] = None
-        refused = future.result() if future else 0
-        committed.extend(completed)
-        return refused
-
-    def taken() -> tuple[tuple[int, int], ...]:
-        settled = tuple(committed)
-        committed.clear()
-        return settled
+            for images, stores in _together(unit, job.batch_size):
+                sources = [parse_source(uri) for uri in job.uris(images)]
+                yield Batch(images, sources, [job.backbones[store] for store in stores])
 
     device = next((backbone.device for backbone in job.backbones if backbone.device != "cpu"), "cpu")
-    writer = ThreadPoolExecutor(max(1, len(job.stores)), "write")
-    try:
-        for through in flow(batches(), workers=workers, clock=clock, device=device):
-            began = time.perf_counter()
-            failed = sum(outcome.status != "ok" for outcome in through.outcomes)
-            _take(through, numbers, places)
-            due = began - last_commit >= commit_seconds
-            last_commit = began if due else last_commit
-            failed += sum(settle(store) for store, commit in enumerate(writing) if commit and commit[0].done())
-            for store, chunks in enumerate(opened):
-                for rows in [rows for rows in chunks if rows.complete or (due and rows.outcomes)]:
-                    completed = ((store, rows.chunk.number),) if rows.complete else ()
-                    if rows.complete:
-                        chunks.remove(rows)
-                    if (piece := rows.piece()) is not None:
-                        failed += settle(store)
-                        where = job.stores[store], job.backbones[store], job.batch_size
-                        writing[store] = writer.submit(_commit, *where, piece), completed
-                    else:
-                        committed.extend(completed)
-            clock.writing += time.perf_counter() - began
-            yield Advance(len(through.outcomes), failed, taken())
-        refused = sum(settle(store) for store in range(len(job.stores)))
-        if (last := Advance(0, refused, taken())) != Advance(0, 0):
-            yield last
-    finally:
-        writer.shutdown()  # no store is let go while it is being written
+    origins = [Provenance.here(device_name(one.device), LIBRARIES, job.batch_size) for one in job.backbones]
+    for through in flow(batches(), workers=workers, clock=clock, device=device):
+        began = time.perf_counter()
+        failed = sum(outcome.status != "ok" for outcome in through.outcomes)
+        for backbone, features in zip(through.batch.backbones, through.features, strict=True):
+            for digest, outcome, feature in zip(through.batch.digests, through.outcomes, features, strict=True):
+                rows, row = places[numbers[id(backbone)]].pop(digest)
+                rows.features[row] = feature.reshape(rows.features.shape[1:])
+                rows.outcomes[row] = outcome
+        due = began - last_commit >= commit_seconds
+        last_commit = began if due else last_commit
+        committed: list[tuple[int, int]] = []
+        for store, chunks in enumerate(opened):
+            for rows in [rows for rows in chunks if rows.complete or (due and rows.outcomes)]:
+                failed += rows.commit(origins[store])
+                if rows.complete:
+                    chunks.remove(rows)
+                    committed.append((store, rows.chunk.number))
+        clock.writing += time.perf_counter() - began
+        yield Advance(len(through.outcomes), failed, tuple(committed))
 
 
-def _take(through: Done, numbers: dict[int, int], places: list[dict[bytes, tuple[_Rows, int]]]) -> None:
-    for backbone, features in zip(through.batch.backbones, through.features, strict=True):
-        store = numbers[id(backbone)]
-        for digest, outcome, feature in zip(through.batch.digests, through.outcomes, features, strict=True):
-            rows, row = places[store].pop(digest)
-            rows.features[row] = feature.reshape(rows.features.shape[1:])
-            rows.outcomes[row] = outcome
-
-
-def _commit(store: FeatureStore, backbone: Backbone, batch_size: int, piece: _Piece) -> int:
-    """Commit rows of a chunk. How many of their features turned out not to fit the store's dtype."""
-    provenance = Provenance.here(device_name(backbone.device), LIBRARIES, batch_size)
-    chunk, features, outcomes = piece
-    committed = StoreWriter(store).commit(chunk, features, outcomes, provenance)
-    return sum(one.status == "ok" != other.status for one, other in zip(outcomes, committed, strict=True))
-
-
-def images_in_order(job: Job, unit: Unit) -> list[bytes]:
+def images_in_order(unit: Unit, batch_size: int) -> list[bytes]:
     """The images of ``unit`` in the order in which they are computed."""
-    return [digest for batch in _batches(job, unit) for digest in batch.digests]
+    return [digest for images, _ in _together(unit, batch_size) for digest in images]
 
 
-def _batches(job: Job, unit: Unit) -> Iterator[Batch]:
-    """Batches that end where a chunk of any store ends, or where other stores want the images.
+def _together(unit: Unit, batch_size: int) -> Iterator[tuple[list[bytes], tuple[int, ...]]]:
+    """The images of each batch and the stores that want them; it ends where a chunk does, or where others want them.
 
     Which images share a batch then depends on the chunks alone, so a resumed run computes what the first would have.
     (Where the stores of a pass lacked different images to begin with, numbers can be rounded otherwise.)
@@ -290,21 +194,13 @@ def _batches(job: Job, unit: Unit) -> Iterator[Batch]:
     for store, chunk in sorted(unit, key=lambda item: -len(item[1].digests)):  # a kill can leave them unequally far
         for digest in chunk.digests:
             wanting[digest] = (*wanting.get(digest, ()), store)
-    piece: list[bytes] = []
+    images: list[bytes] = []
     stores: tuple[int, ...] = ()
-
-    def batch() -> Batch:
-        sources = [parse_source(job.uris[digest]) for digest in piece]
-        return Batch(piece, sources, [job.backbones[store] for store in stores])
-
     for digest, wanted in wanting.items():
-        if piece and wanted != stores:
-            yield batch()
-            piece = []
-        piece.append(digest)
+        if images and (wanted != stores or len(images) == batch_size or images[-1] in last):
+            yield images, stores
+            images = []
+        images.append(digest)
         stores = wanted
-        if len(piece) == job.batch_size or digest in last:
-            yield batch()
-            piece = []
-    if piece:
-        yield batch()
+    if images:
+        yield images, stores

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,38 +46,35 @@ class Filled(NamedTuple):
     computed: int
 
 
-class Uris(Mapping[bytes, str]):
-    """The URI of each image of ``records`` that could be read, by its digest, of equal ones the last.
-
-    They are looked up in the table when they are wanted.
-    """
+class Uris:
+    """The URIs of digests (n,) in ``records``, of equal images the last; looked up when they are wanted."""
 
     def __init__(self, records: Records) -> None:
         self._digests = records.digests
         self._uris = records.table["uri"]
         self._index = DigestIndex(self._digests.take(np.s_[::-1]))
 
-    def __getitem__(self, digest: bytes) -> str:
-        place = int(self._index.find([digest])[0])
-        if place < 0:
-            raise KeyError(digest)
-        return str(self._uris[len(self._digests) - 1 - place])
-
-    def some(self, digests: Sequence[bytes]) -> dict[bytes, str]:
-        """The URIs of ``digests``, all looked up at once."""
-        places = self._index.find(digests)
-        uris = self._uris.take(len(self._digests) - 1 - places).to_pylist()
-        return dict(zip(digests, uris, strict=True))
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._digests.readable().unique())
-
-    def __len__(self) -> int:
-        return len(self._digests.readable().unique())
+    def __call__(self, digests: Sequence[bytes]) -> list[str]:
+        """The URI of each of ``digests``, which are all there."""
+        uris: list[str] = self._uris.take(len(self._digests) - 1 - self._index.find(digests)).to_pylist()
+        return uris
 
 
-def extract(records: Records, backbone: Backbone, path: Where, **options: Any) -> FeatureStore:
-    """:func:`extract_all` for one backbone, with its ``options``.
+def extract(
+    records: Records,
+    backbone: Backbone,
+    path: Where,
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    dtype: str = "float16",
+    chunk_rows: int = CHUNK_ROWS,
+    retry_failed: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+    executor: Executor | None = None,
+    wait: bool = False,
+) -> FeatureStore:
+    """:func:`extract_all` for one backbone.
 
     >>> import tempfile
     >>> from tests.toys.extraction import one_image, toy_backbone
@@ -86,7 +83,19 @@ def extract(records: Records, backbone: Backbone, path: Where, **options: Any) -
     ...     extract(records, toy_backbone(), folder).read(records.digests)[0, :3].tolist()
     [1.0, 1.0, 1.0]
     """
-    (filled,) = extract_all(records, [backbone], path, **options)
+    (filled,) = extract_all(
+        records,
+        [backbone],
+        path,
+        batch_size=batch_size,
+        workers=workers,
+        dtype=dtype,
+        chunk_rows=chunk_rows,
+        retry_failed=retry_failed,
+        on_progress=on_progress,
+        executor=executor,
+        wait=wait,
+    )
     return filled.store
 
 
@@ -157,7 +166,7 @@ def extract_all(
         planned = [writer.pending().batch_size for writer in writers]
         size = batch_size or next(filter(None, planned), None) or _batch_size(networks, filled)
         plans = [writer.plan(digests, batch_size=size, retry_failed=retry_failed) for writer in writers]
-        job = Job(filled, networks, Uris(records), units_of(plans), size, [plan.fits for plan in plans])
+        job = Job(filled, networks, size, [plan.fits for plan in plans], units_of(plans), Uris(records))
         total = _images(plans)
         # Only now: what planning needed and let go goes back to the system.
         keep_freed_memory(one_arena=all(backbone.device == "cpu" for backbone in networks))
@@ -169,7 +178,7 @@ def extract_all(
                 limit = memory_limit(backbone.forward)  # remembered: a run after a kill is rounded alike
                 if limit is not None and writer.fits != limit:
                     writer.remember_fits(limit)
-            if on_progress is not None and (advance.images or not advance.committed):
+            if on_progress is not None:
                 on_progress(Progress(done, total, failed, clock))
         for writer in writers:
             writer.store.reload()

@@ -104,7 +104,7 @@ def _sample(digests: Digests, uris: Uris, backbones: Sequence[Backbone], size: i
     """Neighbours share a batch, as they will (a Parquet row group is read once); batches come from all over the set."""
     for first in sorted(range(0, len(digests), size), key=lambda first: first // size * _GOLDEN % 1):
         piece = [*digests[first : first + size]]
-        yield Batch(piece, [parse_source(uris[digest]) for digest in piece], backbones)
+        yield Batch(piece, [parse_source(uri) for uri in uris(piece)], backbones)
 
 
 def _seconds_an_image(sample: Iterator[Batch], device: str, workers: int | None, wanted: float, clock: Clock) -> float:

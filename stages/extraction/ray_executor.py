@@ -27,7 +27,6 @@ from cache.writer import for_commits
 from stages.extraction.backbones import Backbone, place
 from stages.extraction.embedder import limit_memory, memory_limit
 from stages.extraction.executor import Advance, Job, Unit, images_in_order
-from stages.extraction.extract import Uris
 from stages.extraction.flow import Clock, Pace
 from stages.extraction.worker import Computed, Crash, Progressed, Work, Worker
 from stages.ray_cluster import RayCluster, alive_machines, check_versions, versions
@@ -52,7 +51,7 @@ class RayExecutor:
             a card.
         workers: threads of each worker that read and decode; by default one for each of its processors.
 
-    >>> list(RayExecutor().execute(Job([], [], {}, [], 32, []), Clock()))
+    >>> list(RayExecutor().execute(Job([], [], 32, []), Clock()))
     []
     """
 
@@ -121,7 +120,8 @@ def _tasks(job: Job) -> Iterator[_Task]:
     for low in range(0, len(job.units), _LOOKED_UP):
         units = job.units[low : low + _LOOKED_UP]
         listed = [joined_digests([chunk.digests for _, chunk in unit]).unique() for unit in units]
-        uris = job.uris.some(joined_digests(listed)) if isinstance(job.uris, Uris) else job.uris
+        images = joined_digests(listed)
+        uris = dict(zip(images, job.uris(images), strict=True))
         for number, digests in enumerate(listed):
             yield _Task(low + number, units[number], {digest: uris[digest] for digest in digests})
 
@@ -207,7 +207,7 @@ class _Driver:
         backbones: Sequence[Backbone] = place(job.backbones, "cuda") if self._on_card else job.backbones
         fits = [memory_limit(b.forward) or fit for b, fit in zip(job.backbones, job.fits, strict=True)]
         pickled: bytes = cloudpickle.dumps(  # type: ignore[no-untyped-call]
-            job._replace(stores=self._lean, backbones=backbones, uris={}, units=[], fits=fits)
+            Job(self._lean, backbones, job.batch_size, fits)
         )
         return pickled
 
@@ -343,7 +343,7 @@ class _Driver:
 
     def _named(self, task: _Task, crash: Crash) -> str:
         chunks = ", ".join(f"chunk {chunk.number} of {self._job.stores[store].address}" for store, chunk in task.unit)
-        order = images_in_order(self._job._replace(uris=task.uris), task.unit)
+        order = images_in_order(task.unit, self._job.batch_size)
         if len(task.crashed_on) >= _CRASHES:
             why = f"{_CRASHES} workers crashed with it in hand ({crash.how}; {', '.join(task.crashed_on)})"
             order = order[task.through : task.through + _BATCHES_READ_AHEAD * self._job.batch_size]

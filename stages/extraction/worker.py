@@ -215,7 +215,7 @@ def _compute(job: Job, workers: int, connection: Connection) -> None:
     keep_freed_memory(one_arena=all(backbone.device == "cpu" for backbone in job.backbones))
     prepare_networks(job)
     uris: dict[bytes, str] = {}  # of the units in hand
-    job = job._replace(uris=uris)
+    job = job._replace(uris=lambda digests: [uris[digest] for digest in digests])
     coming: queue.SimpleQueue[Work] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, coming), daemon=True).start()
     reading = deque[list[int]]()  # number, images that are not through, those that are, and failed ones

@@ -16,7 +16,6 @@ from stages.training.closed_form.kinds import (
     WhiteningHeadConfig,
     WithinHeadConfig,
 )
-from stages.training.config import OptimizerConfig, TrainingConfig
 from stages.training.embed import embed
 from stages.training.head import EpochLog, Head, TrainingSummary
 from stages.training.heads.kinds import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
@@ -30,10 +29,12 @@ from stages.training.losses.kinds import (
     ElasticCosFaceConfig,
     LiArcFaceConfig,
     MagFaceConfig,
+    MarginByClassSize,
     NormFaceConfig,
+    Ramp,
+    SampledConfig,
     SphereFaceConfig,
 )
-from stages.training.losses.settings import MarginByClassSize, Ramp, SampledConfig
 from stages.training.multilabel.kinds import (
     AsymmetricConfig,
     AttributeContrastConfig,
@@ -59,7 +60,7 @@ from stages.training.pairs.kinds import (
     SupConConfig,
     TripletConfig,
 )
-from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig
+from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, OptimizerConfig, TrainingConfig
 from stages.training.rows.fusion import FusedFeatures
 from stages.training.rows.sampling import (
     BalancedConfig,

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from stages.records import Records
 from stages.training.closed_form.kinds import RidgeHeadConfig
-from stages.training.heads.inputs import in_blocks
 from stages.training.heads.kinds import InputsConfig
-from stages.training.heads.networks import Gate, expert_dim
-from stages.training.rows.held_out import HOLDABLE, held_out
+from stages.training.heads.networks import Gate, expert_dim, in_blocks
 from stages.training.rows.labelled_rows import LabelledRows
+from stages.training.rows.validation import HOLDABLE, held_out
 from stages.training.training_inputs import TrainingInputs
 
 MISROUTED = 0.01

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,13 +18,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cache import LocalStorage
 from cache.errors import DivergedError
 from stages.malloc import keep_freed_memory
 from stages.training.head import EpochLog
-from stages.training.heads.inputs import in_blocks
-from stages.training.heads.networks import HeadNetwork, LinearHead
+from stages.training.heads.networks import HeadNetwork, LinearHead, in_blocks
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.losses.rule import RandomState
+from stages.training.losses.rules import RandomState
 from stages.training.losses.shards import check_same
 from stages.training.multilabel.kinds import MultilabelHeadConfig
 from stages.training.multilabel.tasks import Objective, build_objective
@@ -30,11 +33,42 @@ from stages.training.rows.labelled_rows import LabelledRows, gathered, prefetch
 from stages.training.rows.sampling import DomainWeighted, build_sampler
 from stages.training.rows.validation import ValidationSet
 from stages.training.training_inputs import TrainingInputs
-from stages.training.weights.averaging import WeightAverage, Weights
-from stages.training.weights.checkpoint import Checkpoint
 from stages.training.weights.initialization import start_network, start_prototypes
-from stages.training.weights.optimizer import sam_gradient
+from stages.training.weights.optimizer import WeightAverage, Weights, sam_gradient
 from stages.training.worker_threads import one_thread_each
+
+State = dict[str, Any]
+_UNREADABLE = (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError)
+
+
+class Checkpoint:
+    """The finished parts of a training, and the state of the current one.
+
+    A part is the training of one network; a training can have several (with held-out classes, with all; members of a
+    soup; experts). Without a path nothing is stored. A file of another head, or one that cannot be read, counts as
+    none: the training then starts again and replaces the file.
+    """
+
+    def __init__(self, path: Path | None, fingerprint: str) -> None:
+        self._path, self._fingerprint = path, fingerprint
+        self._parts: dict[str, State] = {}
+        if path is not None:
+            with suppress(*_UNREADABLE):  # a checkpoint only saves time
+                content = torch.load(path, weights_only=True)
+                self._parts = dict(content["parts"]) if content["fingerprint"] == fingerprint else {}
+
+    def part(self, name: str) -> State | None:
+        """The last state of the part ``name``; None where there is none."""
+        return self._parts.get(name)
+
+    def keep(self, name: str, state: State) -> None:
+        """Store the ``state`` of the part ``name``: tensors, numbers, strings, lists and dicts of them."""
+        self._parts[name] = state
+        if self._path is not None:
+            content = io.BytesIO()
+            torch.save({"fingerprint": self._fingerprint, "parts": self._parts}, content)
+            LocalStorage(self._path.parent).put(self._path.name, content.getbuffer())
+
 
 OnEpoch = Callable[[EpochLog], None]
 

@@ -20,21 +20,19 @@ from stages.records import Records
 from stages.training.experts import split
 from stages.training.head import EpochLog, Head, TrainingSummary
 from stages.training.heads.networks import Experts, HeadNetwork, LinearHead
-from stages.training.loop import OnEpoch, Trained, Training, best_epoch
+from stages.training.loop import Checkpoint, OnEpoch, Trained, Training, best_epoch
 from stages.training.multilabel.fit_posterior import fit_posterior
 from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
-from stages.training.rows.held_out import HOLDABLE, TELLING, held_out, held_rows
 from stages.training.rows.labelled_rows import LabelledRows, numbered
 from stages.training.rows.sampling import DomainWeightsConfig
-from stages.training.rows.validation import ValidationSet, validation_set
+from stages.training.rows.validation import HOLDABLE, TELLING, ValidationSet, held_out, held_rows, validation_set
 from stages.training.text.fit import fit_text
 from stages.training.text.kinds import TextHeadConfig
 from stages.training.text.sentences import sentences_of
 from stages.training.training_inputs import TrainingInputs, Validation, check_device, check_group, prepare
-from stages.training.weights.averaging import between, mean_of
-from stages.training.weights.checkpoint import Checkpoint
 from stages.training.weights.initialization import start_network
+from stages.training.weights.optimizer import between, mean_of
 from stages.training.worker_threads import threads_for
 
 

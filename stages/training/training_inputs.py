@@ -7,8 +7,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
 from cache import Features, Identity, fingerprint
 from cache.digest_list import joined_digests
 from cache.errors import RecordsError, SettingsError
@@ -24,13 +22,11 @@ from stages.training.closed_form.kinds import (
     RidgeHeadConfig,
     WhiteningHeadConfig,
 )
-from stages.training.config import OptimizerConfig, TrainingConfig
 from stages.training.multilabel.kinds import MultilabelHeadConfig
 from stages.training.multilabel.labels import AttributeTargets, attributes_digest, read_attribute_targets
 from stages.training.own_code import own_code
 from stages.training.pairs.kinds import PairLossConfig
-from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
-from stages.training.rows.held_out import in_large_classes
+from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, OptimizerConfig, TrainingConfig, as_recipe
 from stages.training.rows.labelled_rows import LARGE_BYTES, in_training_order, rows_digest, validation_digest
 from stages.training.rows.sampling import ClassesByImagesConfig, DomainWeightsConfig
 from stages.training.text.kinds import TextHeadConfig
@@ -171,7 +167,8 @@ def _used(recipe: HeadRecipe, records: Records, extracted: Records) -> tuple[Rec
     """
     training, loss = recipe.training, recipe.loss
     least = 1 if isinstance(recipe.head, TextHeadConfig) else training.minimum_class_size  # it learns no class
-    used = extracted.take(np.flatnonzero(in_large_classes(extracted.classes, least)))
+    sizes = Counter(extracted.classes)
+    used = extracted.take([row for row, label in enumerate(extracted.classes) if sizes[label] >= least])
     sizes = Counter(used.classes)
     if len(sizes) < 2:
         raise RecordsError(

@@ -1,4 +1,4 @@
-"""Units of work, and several devices on one store."""
+"""Units of work, and what is committed of them when a run ends early."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,23 +34,6 @@ def test_units_share_no_image_and_hold_every_chunk_once(stores: list[list[int]],
 def test_chunks_of_the_same_images_are_one_unit_and_others_are_apart() -> None:
     one, two = Chunk(0, tuple(names(1, 2))), Chunk(1, tuple(names(3)))
     assert units_of([ChunkPlan((one, two)), ChunkPlan((one, two))]) == [((0, one), (1, one)), ((0, two), (1, two))]
-
-
-def test_two_devices_fill_one_store_with_the_bytes_of_one(tmp_path: Path) -> None:
-    records = records_of(draw_folder(tmp_path / "images", {"a": 9, "b": 8, "c": 6}))
-    alone = extract(records, toy_backbone(), tmp_path / "alone", batch_size=3, chunk_rows=4)
-    executor = LocalExecutor(workers=2, devices=("cpu", "cpu"))
-    (filled,) = extract_all(records, [toy_backbone()], tmp_path / "both", batch_size=3, chunk_rows=4, executor=executor)
-    assert contents(filled.store.path) == contents(alone.path)
-
-
-def test_what_fails_on_a_device_is_raised_and_what_was_committed_stays(tmp_path: Path) -> None:
-    records = records_of(draw_folder(tmp_path / "images", {"a": 9}))
-    executor = LocalExecutor(workers=2, devices=("cpu", "cpu"))
-    with pytest.raises(AssertionError, match="the backbone was run"):
-        extract_all(records, [replace(toy_backbone(), forward=never)], tmp_path / "f", chunk_rows=4, executor=executor)
-    alone = extract(records, toy_backbone(), tmp_path / "alone", chunk_rows=4)
-    assert contents(extract(records, toy_backbone(), tmp_path / "f", chunk_rows=4).path) == contents(alone.path)
 
 
 def test_a_killed_run_is_finished_with_the_batch_size_that_it_began_with(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def working(
     with StoreWriter(store) as writer:
         units = units_of([writer.plan(records.digests, batch_size=2)])
         uris = dict(zip(records.digests, records.uris, strict=True))
-        worker = Worker(pickle.dumps(Job([store], [backbone], {}, [], 2, [None])), 1, 1)
+        worker = Worker(pickle.dumps(Job([store], [backbone], 2, [None])), 1, 1)
         try:
             yield (
                 worker,

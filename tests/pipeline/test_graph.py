@@ -41,8 +41,7 @@ from stages.training import (
     PosteriorHeadConfig,
     TrainingSummary,
 )
-from stages.training.heads.inputs import Inputs
-from stages.training.heads.networks import Experts, Gate, HeadNetwork
+from stages.training.heads.networks import Experts, Gate, HeadNetwork, Inputs
 from stages.training.multilabel.posterior import PosteriorNetwork
 from tests.typed import CATALOGUE, finished, permafrost
 

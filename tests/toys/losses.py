@@ -23,7 +23,7 @@ from stages.training import (
     SphereFaceConfig,
 )
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.losses.settings import MarginSoftmaxConfig
+from stages.training.losses.kinds import MarginSoftmaxConfig
 from tests.oracles.losses import Prototypes, Vector
 
 DIM, CLASSES, ROWS = 6, 7, 24

@@ -24,8 +24,7 @@ from stages.training import (
 from stages.training.loop import Batch, Training
 from stages.training.rows.labelled_rows import LabelledRows
 from stages.training.training_inputs import prepare
-from stages.training.weights.averaging import WeightAverage, between, mean_of
-from stages.training.weights.optimizer import sam_gradient
+from stages.training.weights.optimizer import WeightAverage, between, mean_of, sam_gradient
 from tests.toys.training import classes_of, toy
 
 TRAIN = classes_of(10, 8)

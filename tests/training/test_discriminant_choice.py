@@ -15,7 +15,7 @@ from stages.records import Records
 from stages.training import DiscriminantHeadConfig, HeadRecipe, train_head
 from stages.training.closed_form import cross_validation
 from stages.training.closed_form.statistics import Classes
-from stages.training.heads.inputs import Inputs
+from stages.training.heads.networks import Inputs
 from stages.training.rows.labelled_rows import in_training_order
 from stages.training.rows.validation import mmp5
 from stages.training.training_inputs import prepare

@@ -25,8 +25,7 @@ from stages.training import (
     head_identity,
     train_head,
 )
-from stages.training.heads.inputs import Inputs
-from stages.training.heads.networks import LinearHead
+from stages.training.heads.networks import Inputs, LinearHead
 from stages.training.rows import validation
 from stages.training.rows.labelled_rows import in_training_order
 from stages.training.weights.initialization import start_network, start_prototypes

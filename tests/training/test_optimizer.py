@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stages.training import ArcFaceConfig, CosFaceConfig, OptimizerConfig
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.losses.settings import SampledConfig
+from stages.training.losses.kinds import SampledConfig
 
 DIM, CLASSES = 5, 30
 

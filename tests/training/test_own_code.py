@@ -21,7 +21,7 @@ from stages.training import (
     head_identity,
     train_head,
 )
-from stages.training.losses.settings import MarginSoftmaxConfig
+from stages.training.losses.kinds import MarginSoftmaxConfig
 from stages.training.sweep.trials import cross_validation
 from tests.toys.training import classes_of, toy
 
@@ -29,8 +29,8 @@ DOCS = Path(__file__).parents[2] / "docs/losses.md"
 LOSS = """
 from dataclasses import dataclass
 
-from stages.training.losses.rule import Rule
-from stages.training.losses.settings import MarginSoftmaxConfig
+from stages.training.losses.rules import Rule
+from stages.training.losses.kinds import MarginSoftmaxConfig
 from my_margins import MARGIN
 
 

@@ -30,9 +30,9 @@ from stages.training import (
     TrainingConfig,
     train_head,
 )
+from stages.training.loop import Checkpoint
 from stages.training.pairs.kinds import MarginConfig, SoftTripleConfig, SupConConfig, TripletConfig
 from stages.training.rows.sampling import DomainWeightsConfig
-from stages.training.weights.checkpoint import Checkpoint
 from tests.forks import Forks
 from tests.toys.killed import make_features, train_and_save
 from tests.toys.training import classes_of, make_records, toy

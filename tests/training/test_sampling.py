@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from stages.training.config import TrainingConfig
+from stages.training.recipe import TrainingConfig
 from stages.training.rows import sampling
 from stages.training.rows.sampling import (
     BalancedConfig,

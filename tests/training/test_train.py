@@ -26,7 +26,7 @@ from stages.training import (
     train_head,
 )
 from stages.training.rows import validation
-from stages.training.rows.held_out import held_out, in_large_classes
+from stages.training.rows.validation import held_out
 from tests.toys.training import add_to_store, classes_of, make_records, toy, toy_features
 
 HEAD = LinearHeadConfig(dim=4)
@@ -111,11 +111,6 @@ def test_a_label_is_held_out_in_all_its_domains_together() -> None:
 def test_nothing_is_held_out_of_few_classes_or_on_request(classes: int, share: float) -> None:
     labels = [f"c{n // 2}" for n in range(2 * classes)]
     assert held_out(labels, [None] * len(labels), share, np.random.default_rng(0)) is None
-
-
-def test_a_large_class_has_at_least_the_minimum() -> None:
-    assert in_large_classes(["a", "b", "a", "c", "b", "a"], 2).tolist() == [True, True, True, False, True, True]
-    assert in_large_classes(["a", "b", "a", "c", "b", "a"], 3).tolist() == [True, False, True, False, False, True]
 
 
 # The validation score

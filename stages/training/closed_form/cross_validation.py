@@ -26,8 +26,8 @@ from stages.training.closed_form.statistics import (
     descending,
     gather_statistics,
 )
-from stages.training.heads.inputs import Inputs
 from stages.training.heads.kinds import InputsConfig
+from stages.training.heads.networks import Inputs
 from stages.training.losses.angle import normalize
 from stages.training.rows.validation import mmp5
 

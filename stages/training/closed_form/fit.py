@@ -26,8 +26,7 @@ from stages.training.closed_form.statistics import (
     descending,
     ledoit_wolf,
 )
-from stages.training.heads.inputs import Inputs
-from stages.training.heads.networks import LinearHead
+from stages.training.heads.networks import Inputs, LinearHead
 
 _PENALTIES = torch.logspace(-4, 3, 29, dtype=torch.float64)  # four steps a decade
 _LEAST = 1e-10  # of the mean eigenvalue of a scatter that is not shrunk: a column may be constant

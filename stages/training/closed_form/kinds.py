@@ -50,8 +50,7 @@ class LinearMapConfig(Settings):
         """A head of zeros of the right shape, to be filled by ``load_state_dict``."""
         import torch
 
-        from stages.training.heads.inputs import Inputs
-        from stages.training.heads.networks import LinearHead
+        from stages.training.heads.networks import Inputs, LinearHead
 
         inputs = Inputs(self.inputs, blocks)
         return LinearHead(inputs, torch.zeros(self.dim, inputs.dim), torch.zeros(self.dim), self.dropout)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cache.errors import SettingsError
-from stages.training.heads.inputs import Inputs
 from stages.training.heads.kinds import InputsConfig
+from stages.training.heads.networks import Inputs
 
 _BLOCK = 4096  # rows at a time: of 4,096 dimensions, 64 MiB
 _ALIKE = 1e-6  # of the total: what rounding leaves of a difference of zero

@@ -71,8 +71,7 @@ class LinearHeadConfig(Settings):
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> LinearHead:
         """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
-        from stages.training.heads.inputs import Inputs
-        from stages.training.heads.networks import LinearHead, drawn_map
+        from stages.training.heads.networks import Inputs, LinearHead, drawn_map
 
         inputs = Inputs(self.inputs, blocks)
         return LinearHead(inputs, *drawn_map(self.dim, inputs.dim, generator), self.dropout, self.dropouts)
@@ -99,8 +98,7 @@ class BatchNormHeadConfig(Settings):
     inputs: InputsConfig = InputsConfig(center=False, rescale="none")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> BatchNormHead:
-        from stages.training.heads.inputs import Inputs
-        from stages.training.heads.networks import BatchNormHead, drawn_map
+        from stages.training.heads.networks import BatchNormHead, Inputs, drawn_map
 
         inputs = Inputs(self.inputs, blocks)
         return BatchNormHead(inputs, *drawn_map(self.dim, inputs.dim, generator), self.dropout, self.momentum)
@@ -135,7 +133,6 @@ class MlpHeadConfig(Settings):
             raise SettingsError(f"hidden are the sizes of the hidden layers, one or more, got {list(self.hidden)}")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> MlpHead:
-        from stages.training.heads.inputs import Inputs
-        from stages.training.heads.networks import MlpHead
+        from stages.training.heads.networks import Inputs, MlpHead
 
         return MlpHead(self, Inputs(self.inputs, blocks), generator)

@@ -1,1 +1,1 @@
-"""Margin losses on one shared kernel: ``kinds.py`` and ``settings.py`` have their settings and load without torch."""
+"""Margin losses on one shared kernel: ``kinds.py`` has their settings and loads without torch."""

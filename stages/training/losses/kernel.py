@@ -5,7 +5,7 @@
     embeddings (B, E) --unit length--> cosines (B, C*k) --best subcenter--> (B, C) --rule--> scalar
 
 On a processor nothing of the size B x C is ever in memory (``streamed.py``, ``tiles.py``); any other device computes
-the same with whole matrices (``plain.py``). A loss is this kernel and a :class:`~stages.training.losses.rule.Rule`;
+the same with whole matrices (``plain.py``). A loss is this kernel and a :class:`~stages.training.losses.rules.Rule`;
 docs/losses.md has one of your own.
 """
 
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from stages.training.losses.angle import normalize
+from stages.training.losses.kinds import MarginSoftmaxConfig, SampledConfig, value_at
 from stages.training.losses.plain import plain_loss
-from stages.training.losses.rule import RandomState, Rule
-from stages.training.losses.settings import MarginSoftmaxConfig, SampledConfig, value_at
+from stages.training.losses.rules import RandomState, Rule
 from stages.training.losses.shards import Shard
 from stages.training.losses.streamed import Softmax, streamed_loss
 from stages.training.losses.tiles import reciprocal

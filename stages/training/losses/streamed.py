@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from stages.training.losses.angle import lengths_of
-from stages.training.losses.rule import Rule
-from stages.training.losses.settings import Precision
+from stages.training.losses.kinds import Precision
+from stages.training.losses.rules import Rule
 from stages.training.losses.shards import WHOLE, Shard
 from stages.training.losses.tiles import LOG2E, Tiles, reciprocal
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.training.losses.rule import Rule
-from stages.training.losses.settings import Precision
+from stages.training.losses.kinds import Precision
+from stages.training.losses.rules import Rule
 from stages.training.worker_threads import in_worker_threads, worker_count
 
 LOG2E = 1 / math.log(2)

@@ -13,7 +13,7 @@ from torch import Tensor
 from cache.errors import SettingsError
 from stages.ranking import mean_average_precision
 from stages.training.closed_form.statistics import check_dim, descending
-from stages.training.heads.inputs import Inputs
+from stages.training.heads.networks import Inputs
 from stages.training.multilabel.kinds import PosteriorHeadConfig
 from stages.training.multilabel.labels import Attributes
 from stages.training.multilabel.posterior import PosteriorNetwork, Ridge, likeness, spread_rows, whitening_of

@@ -127,7 +127,7 @@ class MultilabelHeadConfig(Settings):
     inputs: InputsConfig = InputsConfig(center=False, rescale="none")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> MultilabelNetwork:
-        from stages.training.heads.inputs import Inputs
+        from stages.training.heads.networks import Inputs
         from stages.training.multilabel.tasks import MultilabelNetwork, kaiming_map
 
         inputs = Inputs(self.inputs, blocks)
@@ -188,7 +188,7 @@ class PosteriorHeadConfig(Settings):
                 raise SettingsError(f"weights.{name} is a weight of at least 0, got {weight}")
 
     def build(self, blocks: Sequence[int], _generator: torch.Generator) -> PosteriorNetwork:
-        from stages.training.heads.inputs import Inputs
+        from stages.training.heads.networks import Inputs
         from stages.training.multilabel.posterior import PosteriorNetwork
 
         return PosteriorNetwork(Inputs(self.inputs, blocks), self.width)

@@ -33,8 +33,7 @@ import torch
 from torch import Tensor
 
 from stages.training.closed_form.statistics import descending
-from stages.training.heads.inputs import Inputs
-from stages.training.heads.networks import FittedNetwork
+from stages.training.heads.networks import FittedNetwork, Inputs
 from stages.training.losses.angle import normalize
 
 _LEAST = 1e-6  # of 1 - h: a row that only its own target explains

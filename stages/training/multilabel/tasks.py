@@ -14,8 +14,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from stages.records import Records
-from stages.training.heads.inputs import Inputs
-from stages.training.heads.networks import HeadNetwork
+from stages.training.heads.networks import HeadNetwork, Inputs
 from stages.training.losses.angle import normalize
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.multilabel.kinds import AsymmetricConfig, AttributeContrastConfig, MultilabelHeadConfig

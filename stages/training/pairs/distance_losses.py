@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cache.errors import MissingExtraError
 from stages.training.losses.angle import normalize
-from stages.training.losses.settings import value_at
+from stages.training.losses.kinds import value_at
 from stages.training.pairs.block import Block, Pairs, distance_of, place_in_row, statistics_of, statistics_of_all
 from stages.training.pairs.kinds import AllConfig, ContrastiveConfig, MarginConfig, RangeConfig, TripletConfig
 from stages.training.pairs.loss import PairLoss

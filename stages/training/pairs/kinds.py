@@ -12,7 +12,7 @@ from pydantic import Field
 
 from cache.errors import SettingsError
 from cache.settings import Choices, Settings, Within
-from stages.training.losses.settings import Ramp, Scheduled, Subcenters
+from stages.training.losses.kinds import Ramp, Scheduled, Subcenters
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.training.losses.angle import normalize
-from stages.training.losses.rule import RandomState
+from stages.training.losses.rules import RandomState
 from stages.training.pairs.block import PairStatistics
 from stages.training.pairs.rows import LossOfRows, PairRule
 

@@ -1,10 +1,12 @@
-"""The validation score of an epoch: mMP@5 of a search among records that were not trained on."""
+"""The rows that choose an epoch, held-out classes or some of every class, and its score: mMP@5 of a search there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -12,7 +14,46 @@ from cache import Features
 from cache.errors import NothingToScoreError
 from stages.ranking import own_rows, values_by_class
 from stages.records import Records
+from stages.records.splits import label_domains
 from stages.training.rows.labelled_rows import gather
+
+_SHARED = 4  # rows of a class of which some can be held out: two search each other, two are trained on
+HOLDABLE = 5
+"""With fewer classes none is held out: too few would be left on one side."""
+
+TELLING = 5
+"""Fewer held-out classes than this cannot show whether training improves on its start."""
+
+
+def held_rows(labels: Sequence[str | None], share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_] | None:
+    """True for ``share`` of the rows of each class of ``labels`` (N,), two at least of a class of four or more.
+
+    It is for heads whose queries are of trained classes. Smaller classes are not held out. None where no class is large
+    enough.
+    """
+    held = np.zeros(len(labels), np.bool_)
+    names = np.array(["" if label is None else label for label in labels], dtype=object)
+    for name in sorted(set(names)):
+        rows = np.flatnonzero(names == name)
+        if share > 0 and len(rows) >= _SHARED:
+            held[rng.permutation(rows)[: max(2, round(share * len(rows)))]] = True
+    return held if held.any() else None
+
+
+def held_out(
+    labels: Sequence[str | None], domains: Sequence[str | None], share: float, rng: np.random.Generator
+) -> npt.NDArray[np.bool_] | None:
+    """True for all rows (N,) of ``share`` of the classes, of at least two; a label is one class in all its domains.
+
+    Only classes of two rows in one domain are held out: one row has nothing to match. None where fewer than five have.
+    """
+    searchable = list(label_domains(labels, domains))
+    if share == 0 or len(searchable) < HOLDABLE:
+        return None
+    count = max(2, round(share * len(searchable)))
+    chosen = {searchable[place] for place in rng.permutation(len(searchable))[:count]}
+    return np.array([label in chosen for label in labels], dtype=np.bool_)
+
 
 _ROWS = 16_384  # that a network is given at once
 

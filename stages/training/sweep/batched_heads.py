@@ -19,15 +19,14 @@ from torch.nn import functional
 
 from cache import Features
 from stages.records import Records
-from stages.training.config import TrainingConfig
 from stages.training.heads.kinds import LinearHeadConfig
 from stages.training.heads.networks import HeadNetwork, LinearHead, drop
 from stages.training.loop import Training
 from stages.training.losses.angle import normalize
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.losses.rule import RandomState, Rule
-from stages.training.losses.settings import MarginSoftmaxConfig, value_at
-from stages.training.recipe import HeadRecipe
+from stages.training.losses.kinds import MarginSoftmaxConfig, value_at
+from stages.training.losses.rules import RandomState, Rule
+from stages.training.recipe import HeadRecipe, TrainingConfig
 from stages.training.rows.labelled_rows import LabelledRows
 from stages.training.rows.sampling import BalancedConfig, ClassesByImagesConfig, ShuffledConfig
 from stages.training.training_inputs import prepare

@@ -34,7 +34,7 @@ class TextHeadConfig(Settings):
     inputs: InputsConfig = InputsConfig(unit=True, center=False, rescale="none")
 
     def build(self, blocks: Sequence[int], _generator: torch.Generator) -> TextNetwork:
-        from stages.training.heads.inputs import Inputs
+        from stages.training.heads.networks import Inputs
         from stages.training.text.fit import TextNetwork
 
         return TextNetwork(Inputs(self.inputs, blocks))

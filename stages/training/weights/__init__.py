@@ -1,1 +1,1 @@
-"""The weights of a head in training: where they start, how they move, how they are averaged and saved."""
+"""The weights of a head in training: where they start, how they move, how they are averaged."""

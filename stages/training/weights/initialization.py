@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stages.training.heads.inputs import Rows, by_blocks
 from stages.training.heads.kinds import LinearHeadConfig, MlpHeadConfig
-from stages.training.heads.networks import HeadNetwork, LinearHead
+from stages.training.heads.networks import HeadNetwork, LinearHead, Rows, by_blocks
 from stages.training.recipe import HeadConfig
 from stages.training.rows.sampling import occurrence
 

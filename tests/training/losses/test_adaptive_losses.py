@@ -19,8 +19,8 @@ from stages.training import (
     MagFaceConfig,
 )
 from stages.training.losses.kernel import MarginSoftmax
+from stages.training.losses.kinds import MarginSoftmaxConfig
 from stages.training.losses.rules import SMALLEST_SCALE, Curriculum, FixedScale, Quality
-from stages.training.losses.settings import MarginSoftmaxConfig
 from tests.oracles import losses as oracle
 from tests.toys.losses import CLASSES, FAMILY, batch, build, by_class, gradients
 

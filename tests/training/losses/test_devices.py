@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from stages.training.losses import kernel
+from stages.training.losses.kinds import MarginSoftmaxConfig
 from stages.training.losses.plain import plain_loss
-from stages.training.losses.settings import MarginSoftmaxConfig
 from stages.training.pairs.kinds import (
     AllConfig,
     ContrastiveConfig,

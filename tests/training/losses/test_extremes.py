@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from stages.training import AdaCosConfig
 from stages.training.losses.kernel import MarginSoftmax
+from stages.training.losses.kinds import MarginSoftmaxConfig
 from stages.training.losses.plain import plain_loss
-from stages.training.losses.settings import MarginSoftmaxConfig
 from stages.training.losses.streamed import Softmax, streamed_loss
 from tests.toys.losses import FAMILY
 

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.training.losses import tiles
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.losses.rule import Rule
-from stages.training.losses.settings import MarginSoftmaxConfig, Ramp
+from stages.training.losses.kinds import MarginSoftmaxConfig, Ramp
+from stages.training.losses.rules import Rule
 from tests.oracles import losses as oracle
 
 DIM, CLASSES, ROWS = 6, 23, 17

@@ -26,8 +26,8 @@ from stages.training import (
 )
 from stages.training.losses.angle import add_angle
 from stages.training.losses.kernel import MarginSoftmax
+from stages.training.losses.kinds import MarginSoftmaxConfig
 from stages.training.losses.rules import Curriculum, Quality, multiply_angle
-from stages.training.losses.settings import MarginSoftmaxConfig
 from tests.oracles import losses as oracle
 from tests.toys.losses import CLASSES, DIM, FAMILY, batch, build, by_class, central_differences, gradients
 

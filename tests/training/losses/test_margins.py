@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 from cache.errors import ConfigError
 from pipeline.config import parse_config
 from stages.training import AdaFaceConfig, ArcFaceConfig, CosFaceConfig, MarginByClassSize, Ramp, SphereFaceConfig
-from stages.training.losses.rule import MarginRule
-from stages.training.losses.settings import MarginSoftmaxConfig
+from stages.training.losses.kinds import MarginSoftmaxConfig
+from stages.training.losses.rules import MarginRule
 from stages.training.recipe import LossConfig
 from tests.oracles import losses as oracle
 from tests.toys.losses import DIM, batch, by_class

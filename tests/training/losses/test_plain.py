@@ -12,8 +12,8 @@ from stages.training import ArcFaceConfig, CosFaceConfig, SampledConfig
 from stages.training.losses import kernel as of_losses
 from stages.training.losses import streamed
 from stages.training.losses.kernel import MarginSoftmax
+from stages.training.losses.kinds import MarginSoftmaxConfig
 from stages.training.losses.plain import plain_loss
-from stages.training.losses.settings import MarginSoftmaxConfig
 from tests.toys.losses import CLASSES, FAMILY, batch, build
 
 SAMPLED = [

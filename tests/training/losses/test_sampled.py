@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from stages.training import ArcFaceConfig, NormFaceConfig, OptimizerConfig
 from stages.training.losses.kernel import MarginSoftmax
+from stages.training.losses.kinds import SampledConfig
 from stages.training.losses.plain import plain_loss
-from stages.training.losses.settings import SampledConfig
 from stages.training.losses.streamed import Softmax, streamed_loss
 
 DIM, CLASSES, ROWS, SUBCENTERS = 8, 120, 16, 3

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.training.losses.settings import MarginSoftmaxConfig
+from stages.training.losses.kinds import MarginSoftmaxConfig
 from tests.toys.losses import FAMILY, batch, build, gradients
 
 

@@ -23,7 +23,7 @@ from stages.training import (
     train_head,
 )
 from stages.training.multilabel.kinds import AsymmetricConfig, AttributeContrastConfig, AttributesConfig
-from stages.training.rows.held_out import held_rows
+from stages.training.rows.validation import held_rows
 from tests.toys.attributes import toy_attributes, with_columns
 
 QUICK = TrainingConfig(epochs=4, batch_size=16)
