@@ -41,8 +41,8 @@ def alone(trials: Sequence[object], _: int | None) -> list[list[int]]:
 def run_once(
     trials: Mapping[str, T],
     storage: Storage,
-    here: Work[T],
-    there: Work[T],
+    local: Work[T],
+    remote: Work[T],
     groups: Callable[[Sequence[T], int | None], list[list[int]]] = alone,
     *,
     workers: int | None = None,
@@ -51,7 +51,7 @@ def run_once(
     """Yield the fingerprint and the arrays of each of ``trials``, and whether it was run now, as they finish.
 
     The fingerprint stands for everything that arrays follow from. Trials with a file in ``storage`` come first and are
-    not run; the others are by the function ``here`` in this process, or by ``there``, the same which can be pickled, in
+    not run; the others are by the function ``local`` in this process, or by ``remote``, the same which can be pickled, in
     so many ``workers`` of one thread or on a ``cluster``. It runs one of ``groups`` at a time, the places of trials,
     at most so many together. DamagedStoreError for a file that cannot be read.
     """
@@ -70,7 +70,11 @@ def run_once(
         share = None if cluster is None else -(-len(wanted) // places(cluster, len(wanted)))
         grouped = dict(enumerate(groups(wanted, share)))
         things = {number: [wanted[at] for at in group] for number, group in grouped.items()}
-        done = spread(cluster, there, things, at_most=workers) if cluster else _local(here, there, things, workers)
+        done = (
+            spread(cluster, remote, things, at_most=workers)
+            if cluster
+            else _on_this_machine(local, remote, things, workers)
+        )
         for number, results in done:
             for at, arrays in zip(grouped[number], results, strict=True):
                 content = io.BytesIO()
@@ -79,13 +83,13 @@ def run_once(
                 yield names[at], arrays, True
 
 
-def _local(
-    here: Work[T], there: Work[T], things: Mapping[int, Sequence[T]], workers: int | None
+def _on_this_machine(
+    local: Work[T], remote: Work[T], things: Mapping[int, Sequence[T]], workers: int | None
 ) -> Iterator[tuple[int, Sequence[Arrays]]]:
     count = min(workers or 1, len(things))
     if count > 1:
         with worker_processes(count, partial(torch.set_num_threads, 1)) as pool:
-            waiting = {pool.submit(there, thing): number for number, thing in things.items()}
+            waiting = {pool.submit(remote, thing): number for number, thing in things.items()}
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
         return
@@ -93,7 +97,7 @@ def _local(
     if workers is not None:
         torch.set_num_threads(1)
     try:
-        yield from ((number, here(thing)) for number, thing in things.items())
+        yield from ((number, local(thing)) for number, thing in things.items())
     finally:
         torch.set_num_threads(threads)
 

@@ -55,9 +55,9 @@ def table(
     scored: dict[str, Arrays] = {}
     with writer_lock(folder):
         with display.bar("table", "cells") as update:
-            here, there = grid.scores, partial(score_cells, absolute(run_file))
+            local, remote = grid.scores, partial(score_cells, absolute(run_file))
             count = workers if cluster else workers or processors()
-            for name, arrays, _ in run_once(wanted, finished, here, there, workers=count, cluster=cluster):
+            for name, arrays, _ in run_once(wanted, finished, local, remote, workers=count, cluster=cluster):
                 scored[name] = arrays
                 update(len(scored), len(wanted), f"{wanted[name].head} on {wanted[name].backbone}")
         by_cell = {cell: scored[name] for cell, name in cells.items()}
