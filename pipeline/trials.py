@@ -51,8 +51,8 @@ def run_once(
     """Yield the fingerprint and the arrays of each of ``trials``, and whether it was run now, as they finish.
 
     The fingerprint stands for everything that arrays follow from. Trials with a file in ``storage`` come first and are
-    not run; the others are by the function ``local`` in this process, or by ``remote``, the same which can be pickled, in
-    so many ``workers`` of one thread or on a ``cluster``. It runs one of ``groups`` at a time, the places of trials,
+    not run; the others are by the function ``local`` in this process, or by ``remote``, the same which can be pickled,
+    in so many ``workers`` of one thread or on a ``cluster``. It runs one of ``groups`` at a time, the places of trials,
     at most so many together. DamagedStoreError for a file that cannot be read.
     """
     unfinished: dict[str, T] = {}
