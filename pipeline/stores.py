@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -15,13 +14,11 @@ from cache.errors import ConfigError, PermafrostError, RecordsError, StoreError
 from cache.lock import writer_lock
 from cache.sealed import read_sealed
 from cache.storage import has, storage_of
-from pipeline.approximate_scores import index_key
-from pipeline.config import read_config
+from pipeline.config import RAW, read_config
 from pipeline.dataset import Run
 from pipeline.features import feature_sets
-from pipeline.heads import head_key, training_arguments
-from pipeline.score_rows import RAW
-from pipeline.vectors import Vectors
+from pipeline.scores import index_key
+from pipeline.vectors import Vectors, head_key, training_arguments
 from stages.retrieval.indexes.snapshots import read_snapshot
 from stages.retrieval.query_values import read_query_values
 from stages.training import Head, head_identity
@@ -88,7 +85,7 @@ def verify_stores(places: Sequence[Storage]) -> Iterator[Verified]:
 
 
 def verify_files(storage: Storage) -> Iterator[Verified]:
-    """What is wrong among heads, indexes, searchers, notes, scores and thresholds of the artifacts in ``storage``."""
+    """What is wrong among heads, indexes, notes, scores and thresholds of the artifacts in ``storage``."""
     for pattern, read in _READERS.items():
         for key in storage.list(pattern.partition("*")[0]):
             try:
@@ -106,13 +103,13 @@ _read_sealed = partial(read_sealed, mend="Delete it: it is written anew.")
 _READERS: dict[str, Callable[[Storage, str], object]] = {
     "heads/*/*/head.safetensors": lambda storage, key: Head.load(_folder(storage, key)),
     "indexes/*/*/gallery.json": lambda storage, key: read_snapshot(_folder(storage, key), {}),
-    "searchers/*/*/searcher.json": _read_sealed,
     "features/known/*.json": _read_sealed,
     "thresholds/*/*.json": _read_sealed,
     "scores/*.parquet": read_query_values,
 }
 
 _GONE = ".removed"
+_MADE = ("heads/*/*", "embeddings/*/*", "indexes/*/*", "searchers/*/*")  # the last by earlier versions alone
 
 
 def unnamed(folder: Path, runs: Sequence[Run]) -> list[Path]:
@@ -122,10 +119,9 @@ def unnamed(folder: Path, runs: Sequence[Run]) -> list[Path]:
     """
     embeddings, names = stores_below(folder / "embeddings"), {run.name for run in runs}
     named = {path for run in runs for path in _named(run, embeddings)}
-    made = (path for pattern in ("heads/*/*", "embeddings/*/*", "indexes/*/*") for path in folder.glob(pattern))
+    made = (path for pattern in _MADE for path in folder.glob(pattern))
     own = (path for path in made if not {path, path.with_suffix("")} & named)  # a head's checkpoint is beside it
     gone = [path for path in own if path.suffix != ".lock"]
-    gone += [path.parent for path in folder.glob("searchers/*/*/searcher.json") if not _used(path, folder, named)]
     of_runs = (path for pattern in ("scores/*", "thresholds/*", "reports/*") for path in folder.glob(pattern))
     gone += [path for path in of_runs if not any(f"{path.name}.".startswith(f"{name}.") for name in names)]
     return sorted(gone)
@@ -147,16 +143,6 @@ def _named(run: Run, embeddings: Sequence[FeatureStore]) -> Iterator[Path]:
                     yield store.path
                     for part in parts:
                         yield run.artifacts / index_key(run, part, Vectors(backbone, head.name, store, features))
-
-
-def _used(path: Path, folder: Path, named: set[Path]) -> bool:
-    """Whether the searcher at ``path`` is of an index and a head that are named."""
-    try:
-        described = json.loads(path.read_bytes())
-        needed = [described["index"]["folder"], *filter(None, [described["head"]])]
-        return all(folder / part in named for part in needed)
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
 
 
 def size_of(path: Path) -> int:
