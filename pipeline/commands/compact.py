@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +22,9 @@ def compact(
     runs: dict[Path, list[Run]] = {}
     for run_file in run_files:
         run = open_run(run_file, quiet=True)
-        unread, as_it_was = run.records.unreadable().uris, recalled(run.config, run.records)
-        _say_unread(run_file, unread, as_it_was.unreadable().uris)
-        runs.setdefault(run.artifacts, []).extend([run, *([replace(run, records=as_it_was)] if unread else [])])
+        unread, as_it_was = run.records.unreadable().uris, recalled(run)
+        _say_unread(run_file, unread, as_it_was.records.unreadable().uris)
+        runs.setdefault(run.artifacts, []).extend([run, *([as_it_was] if unread else [])])
     listed = {digest for named in runs.values() for run in named for digest in run.records.digests}
     for folder, named in sorted(runs.items()):
         gone = stores.unnamed(folder, named)

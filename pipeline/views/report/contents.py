@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
-
-from markupsafe import Markup
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 from pipeline.commands.health import health_of_run
 from pipeline.dataset import Run, remarks
-from pipeline.scores import ScoreRow
-from pipeline.thresholds import kept_decisions
 from pipeline.vectors import Vectors
-from pipeline.views.leaderboard import Leaderboard
 from pipeline.views.pages import render
-from pipeline.views.report import curves as drawn
-from pipeline.views.report.curves import MapView, map_view
-from pipeline.views.report.learning import LearningCurves, learning_curves
-from pipeline.views.report.measured import Measured, domain_charts, measure, overall, report_leaderboard
-from pipeline.views.report.origins import Origins, origins
-from pipeline.views.report.queries import LISTS, Query, shown_queries
-from pipeline.views.thumbnails import Thumbnail, thumbnails
-from stages.analysis.health import Health, VectorHealth, vector_health
+from pipeline.views.report import curves
+from pipeline.views.report.images import LISTS, map_view, shown_queries
+from pipeline.views.report.measured import domain_charts, measure, overall, report_leaderboard
+from pipeline.views.report.origins import origins
+from pipeline.views.thumbnails import thumbnails
+from stages.analysis.health import vector_health
 from stages.retrieval.scores import MEAN
 
 PICTURE, MAP_PICTURE = 128, 56
@@ -33,46 +25,12 @@ _DOUBTS = 24
 _TIED = 6  # names in a sentence
 
 
-class PairSection(NamedTuple):
-    """The similarities of pairs by one head, and the thresholds that were calibrated for it."""
-
-    name: str
-    roc_auc: float
-    chart: Markup
-    decisions: Sequence[Mapping[str, object]]
-
-
-@dataclass(frozen=True)
-class Contents:
-    """The contents of the page. What a run does not have is empty or None.
+class Contents(SimpleNamespace):
+    """What the templates call ``report``. What a run does not have is empty or None.
 
     ``best`` is what won, searched exactly, ``head`` the best head, and ``raw`` the feature that it is made from.
     ``map_pictures`` are by the place of an image on the map, and ``pictures``, all others, by URI.
     """
-
-    name: str
-    run_file: str
-    queries_scored: int
-    gallery: int
-    metric: str
-    domain: str
-    remarks: Sequence[str]
-    best: Measured
-    head: Measured | None
-    raw: Measured | None
-    board: Leaderboard
-    curves: drawn.KCurves
-    domains: Sequence[tuple[str, ScoreRow, Markup]]
-    sizes: drawn.SizeChart | None
-    soundness: Mapping[str, VectorHealth]
-    health: Health | None
-    pairs: Sequence[PairSection]
-    learning: Sequence[LearningCurves]
-    map: MapView | None
-    map_pictures: Mapping[int, Thumbnail]
-    queries: Sequence[Query]
-    pictures: Mapping[str, Thumbnail]
-    origins: Origins
 
 
 def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: bool) -> Contents:
@@ -80,16 +38,16 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
     config, records, display = run.config, run.records, run.display
     measured = measure(run, vectors)
     metrics, domain = config.retrieval.metrics, overall(measured[0].rows)
-    metric, colours = metrics[0], drawn.looks(measured)
+    metric, colours = metrics[0], curves.looks(measured)
     exact = [side for side in measured if side.exact]
     best = exact[0]
     head = next((side for side in exact if not side.raw), None)
     raw = next((side for side in exact if head and side.raw and side.vectors.backbone == head.vectors.backbone), None)
     compared = [side for side in dict.fromkeys((best, head, raw)) if side is not None]
     display.say("drawing curves")
-    curves = drawn.k_curves(exact, domain, colours)
-    sizes = drawn.size_chart(run, compared, domain, colours)
-    sections = [section for side in compared if (section := _pairs(run, side)) is not None]
+    by_k = curves.k_curves(exact, domain, colours)
+    sizes = curves.size_chart(run, compared, domain, colours)
+    pairs = [section for side in compared if (section := curves.pair_section(run, side)) is not None]
     display.say("drawing the map")
     mapped = map_view(best, config.seed)
     ranked = [(side.name, side.vectors) for side in compared if side.ranks is not None]
@@ -108,28 +66,31 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
         small = thumbnails(on_map.values(), MAP_PICTURE)
     over_all = measured[0].row(metric, domain)
     return Contents(
-        run.name,
-        str(run.file),
-        *((over_all.queries, over_all.gallery) if over_all is not None else (0, 0)),
-        metric,
-        domain,
-        remarks(config, records, records.counts()),
-        best,
-        head,
-        raw,
-        report_leaderboard(measured, metrics, domain, colours, records),
-        curves,
-        domain_charts(measured, metric, colours),
-        sizes,
-        sound,
-        checked,
-        sections,
-        learning_curves(exact),
-        mapped,
-        {at: small[uri] for at, uri in on_map.items()},
-        queries,
-        pictures,
-        origins(exact, records, config.retrieval, f"permafrost report {run.file}{' --health' if health else ''}"),
+        name=run.name,
+        run_file=str(run.file),
+        queries_scored=0 if over_all is None else over_all.queries,
+        gallery=0 if over_all is None else over_all.gallery,
+        metric=metric,
+        domain=domain,
+        remarks=remarks(config, records, records.counts()),
+        best=best,
+        head=head,
+        raw=raw,
+        board=report_leaderboard(measured, metrics, domain, colours, records),
+        curves=by_k,
+        domains=domain_charts(measured, metric, colours),
+        sizes=sizes,
+        soundness=sound,
+        health=checked,
+        pairs=pairs,
+        learning=curves.learning_curves(exact),
+        map=mapped,
+        map_pictures={at: small[uri] for at, uri in on_map.items()},
+        queries=queries,
+        pictures=pictures,
+        origins=origins(
+            exact, records, config.retrieval, f"permafrost report {run.file}{' --health' if health else ''}"
+        ),
     )
 
 
@@ -139,7 +100,7 @@ def report_page(contents: Contents) -> str:
     return render(
         "report/page.html",
         report=contents,
-        ticks=drawn.TICKS,
+        ticks=curves.TICKS,
         hubs=HUBS,
         place="in the mean of the domains" if contents.domain == MEAN else "over all queries",
         lists={name: title for name, title in LISTS.items() if name in lists},
@@ -147,12 +108,3 @@ def report_page(contents: Contents) -> str:
         tied=[row.names[0] for row in contents.board.rows if row.tied][:_TIED],
         map_facts=[[image.label, image.domain, image.key] for image in images],
     )
-
-
-def _pairs(run: Run, side: Measured) -> PairSection | None:
-    pairs = drawn.pair_similarities(side, run.config.seed)
-    if pairs is None:
-        return None
-    decisions = kept_decisions(run, side.vectors)
-    threshold = float(decisions[0]["threshold"]) if decisions else None
-    return PairSection(side.name, pairs.roc_auc, drawn.pair_chart(pairs, side.name, threshold), decisions)
