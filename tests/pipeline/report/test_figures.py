@@ -8,7 +8,7 @@ from xml.etree.ElementTree import fromstring
 import numpy as np
 import pytest
 
-from pipeline.views.report.contents import Contents
+from pipeline.commands.report import Contents
 from pipeline.views.report.curves import TITLES, k_curves, learning_curves, looks, pair_similarities
 from pipeline.views.report.images import NEAREST, map_view, shown_queries
 from pipeline.views.report.measured import Measured

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.commands.health import health_of_run
+from pipeline.commands.report import Contents, contents_of, report_page
 from pipeline.vectors import choose_vectors
-from pipeline.views.report.contents import Contents, contents_of, report_page
 from stages.analysis.health import Mislabelled
 from tests.toys.reports import HOSTILE, Ran, Reader, read
 from tests.typed import permafrost
