@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -23,6 +22,8 @@ from pipeline.features import feature_sets
 from pipeline.scores import index_key
 from pipeline.vectors import Vectors, head_key, training_arguments
 from stages.training import head_identity
+
+_MADE = ("heads/*/*", "embeddings/*/*", "indexes/*/*", "searchers/*/*")  # the last by earlier versions alone
 
 
 def compact(
@@ -85,10 +86,9 @@ def _unnamed(folder: Path, runs: Sequence[Run]) -> list[Path]:
         {run.name for run in runs},
     )
     named = {path for run in runs for path in _named(run, embeddings)}
-    made = (path for pattern in ("heads/*/*", "embeddings/*/*", "indexes/*/*") for path in folder.glob(pattern))
+    made = (path for pattern in _MADE for path in folder.glob(pattern))
     own = (path for path in made if not {path, path.with_suffix("")} & named)  # a head's checkpoint is beside it
     gone = [path for path in own if path.suffix != ".lock"]
-    gone += [path.parent for path in folder.glob("searchers/*/*/searcher.json") if not _used(path, folder, named)]
     of_runs = (path for pattern in ("scores/*", "thresholds/*", "reports/*") for path in folder.glob(pattern))
     gone += [path for path in of_runs if not any(f"{path.name}.".startswith(f"{name}.") for name in names)]
     return sorted(gone)
@@ -110,16 +110,6 @@ def _named(run: Run, embeddings: Sequence[FeatureStore]) -> Iterator[Path]:
                     yield store.path
                     for part in parts:
                         yield run.artifacts / index_key(run, part, Vectors(backbone, head.name, store, features))
-
-
-def _used(path: Path, folder: Path, named: set[Path]) -> bool:
-    """Whether the searcher at ``path`` is of an index and a head that are named."""
-    try:
-        described = json.loads(path.read_bytes())
-        needed = [described["index"]["folder"], *filter(None, [described["head"]])]
-        return all(folder / part in named for part in needed)
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
 
 
 def size_of(path: Path) -> int:

@@ -61,7 +61,7 @@ def _stores(places: Sequence[Storage]) -> Iterator[tuple[FeatureStore | str, lis
 
 
 def _files(storage: Storage) -> Iterator[tuple[str, str]]:
-    """What is wrong among heads, indexes, searchers, notes, scores and thresholds of the artifacts in ``storage``."""
+    """What is wrong among heads, indexes, notes, scores and thresholds of the artifacts in ``storage``."""
     for pattern, read in _READERS.items():
         for key in storage.list(pattern.partition("*")[0]):
             try:
@@ -79,7 +79,6 @@ _read_sealed = partial(read_sealed, mend="Delete it: it is written anew.")
 _READERS: dict[str, Callable[[Storage, str], object]] = {
     "heads/*/*/head.safetensors": lambda storage, key: Head.load(_folder(storage, key)),
     "indexes/*/*/gallery.json": lambda storage, key: read_snapshot(_folder(storage, key), {}),
-    "searchers/*/*/searcher.json": _read_sealed,
     "features/known/*.json": _read_sealed,
     "thresholds/*/*.json": _read_sealed,
     "scores/*.parquet": read_query_values,

@@ -27,14 +27,14 @@ class OpenClipText:
     """
 
     def __init__(self, config: OpenClipConfig, device: str = "cpu", weights: Path | None = None) -> None:
-        self._config, self._device, self._weights = config, device, weights
+        self.config, self._device, self._weights = config, device, weights
 
     def __call__(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
         """The vectors (n, E), of unit length, of ``sentences``."""
         import torch
 
         network = self._network
-        tokenizer = library("open_clip").get_tokenizer(self._config.name)
+        tokenizer = library("open_clip").get_tokenizer(self.config.name)
         with torch.inference_mode():
             tokens = tokenizer(list(sentences)).to(self._device)
             vectors: npt.NDArray[np.float32] = network.encode_text(tokens, normalize=True).float().cpu().numpy()  # type: ignore[operator]
@@ -52,7 +52,7 @@ class OpenClipText:
         import torch
         from open_clip.convert import convert_state_dict
 
-        config, open_clip = self._config, library("open_clip")
+        config, open_clip = self.config, library("open_clip")
         if config.pooling is not None or config.weights == "random":
             what = "random weights know no words" if config.weights == "random" else "pooled tokens are not among words"
             raise SettingsError(f"{config.name}: {what}; a head of kind text learns them")
