@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json as json_module
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -78,13 +79,14 @@ def _rows(places: Sequence[Place], metric: str, keys: Sequence[str]) -> list[dic
     rows = []
     for rank, place in enumerate(places, 1):
         behind = place.behind or Interval(0.0, 0.0, 0.0)
-        row: dict[str, Any] = {"rank": rank, "backbone": place.backbone, "head": place.head, "method": place.method}
-        row |= {key: place.settings.get(key) for key in keys}
-        row |= {"metric": metric, "value": place.value, "low": place.low, "high": place.high}
-        row |= {"trainings": place.trial.scores.size, "diverged": place.trial.diverged}
-        row |= {"queries": len(place.queries.query_keys)}
-        row |= {"behind": behind.value, "behind_low": behind.low, "behind_high": behind.high}
-        rows.append(row | {"trial": place.fingerprint})
+        rows.append(
+            {"rank": rank, "backbone": place.backbone, "head": place.head, "method": place.method}
+            | {key: place.settings.get(key) for key in keys}
+            | {"metric": metric, "value": place.value, "low": place.low, "high": place.high}
+            | {"trainings": place.trial.scores.size, "diverged": place.trial.diverged}
+            | {"queries": len(place.queries.query_keys), "behind": behind.value}
+            | {"behind_low": behind.low, "behind_high": behind.high, "trial": place.fingerprint}
+        )
     return rows
 
 
@@ -114,14 +116,13 @@ def _text(places: Sequence[Place], board: Leaderboard) -> str:
 
 def _page(places: Sequence[Place], board: Leaderboard, name: str) -> str:
     """The leaderboard as one HTML page that loads nothing."""
-    methods = [place.method for place in places]
+    counts = Counter(place.method for place in places if not place.raw)
+    leaders = _leaders(places)
     return render(
         "sweep.html",
         name=name,
         board=board,
-        methods=[
-            (method, methods.count(method), board.rows[at]) for method, at in _leaders(places).items() if method != RAW
-        ],
+        methods=[(method, count, board.rows[leaders[method]]) for method, count in counts.items()],
         trainings=_trainings(places),
         verdict=_raw_verdict(places),
         queries=len(places[0].queries.query_keys),
@@ -155,7 +156,6 @@ def _leaderboard(places: Sequence[Place], metric: str, keys: Sequence[str]) -> L
                 (place.head, *([place.backbone] if several else []), *(_cell(place.settings.get(key)) for key in keys)),
                 {metric: interval},
                 best=() if place.behind else {metric},
-                raw=place.raw,
                 look=RAW if place.raw else "c1",
                 behind=place.behind,
                 reference=raws.get(place.backbone),
@@ -167,10 +167,8 @@ def _leaderboard(places: Sequence[Place], metric: str, keys: Sequence[str]) -> L
 
 
 def _leaders(places: Sequence[Place]) -> dict[str, int]:
-    first: dict[str, int] = {}
-    for at, place in enumerate(places):
-        first.setdefault(place.method, at)
-    return first
+    """The place of the first of each method."""
+    return {places[at].method: at for at in reversed(range(len(places)))}
 
 
 def _cell(value: object) -> str:
