@@ -1,4 +1,4 @@
-"""Images -> vectors in a line: paths, bytes, Pillow images, arrays or a whole folder, through a bundle or a searcher.
+"""Images -> vectors in a line: paths, bytes, Pillow images, arrays or a whole folder, through a bundle.
 
 The way is that of an extraction: files are read and decoded ahead on threads, and a vector equals the stored one bit
 for bit where the image shares its batch with the same images. Pixels that are at hand enter where a file would be
@@ -17,7 +17,6 @@ import numpy.typing as npt
 from cache import ImageSource, parse_source
 from cache.errors import RecordsError, SettingsError
 from pipeline.bundle import Bundle
-from pipeline.bundle.layout import must_be_bundle
 from pipeline.progress import Display
 from stages.datasets.folder import list_files
 from stages.device import keep_freed_memory
@@ -72,12 +71,8 @@ class Encoder:
     def load(
         cls, path: Path | str, *, device: str = "cpu", batch_size: int = ON_CPU, workers: int | None = None
     ) -> Encoder:
-        """The encoder of a bundle, or of a searcher's folder; raises what :meth:`Searcher.open` raises."""
-        from pipeline.searcher import Searcher
-
-        bundled = must_be_bundle(path)
-        embedder = Bundle.open(path).embedder(device) if bundled else Searcher.open(path, device=device).embedder
-        return cls(embedder, batch_size=batch_size, workers=workers)
+        """The encoder of a bundle; raises what :meth:`Bundle.open` raises."""
+        return cls(Bundle.open(path).embedder(device), batch_size=batch_size, workers=workers)
 
     @property
     def dim(self) -> int:

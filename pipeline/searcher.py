@@ -1,54 +1,44 @@
-"""Search by image: a snapshot of a run's gallery, opened from a folder, that answers many searches.
+"""Search by image: the gallery of a run or of a bundle, opened once, that answers many searches.
 
 ::
 
     image bytes --embed--> the vector a store would hold, unit length --find--> matches
     key ---------vectors_of--> the vector that is stored ----------------^
-
-``<artifacts>/searchers/<backbone>/<head>-<identity>/`` has ``searcher.json`` (backbones, stores, head, index,
-thresholds; paths below the artifacts) and ``gallery.parquet``. It is named by the fingerprint of everything in it, so
-it never changes under a reader.
 """
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cache import Features, FeatureStore, LocalStorage, Storage, digest_bytes, fingerprint
-from cache.atomic import unless_read_only
-from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, SettingsError, StaleStoreError
-from cache.fingerprint import JSON
-from cache.sealed import json_text, read_sealed
+from cache import FeatureStore
+from cache.errors import MissingRowsError, RecordsError, SettingsError, StaleStoreError
 from cache.source import Box
-from pipeline.approximate_scores import find_index, index_key
-from pipeline.bundle.layout import BACKBONE, Bundle, must_be_bundle
+from pipeline.bundle.layout import Bundle
 from pipeline.bundle.snapshots import Snapshot, read_snapshot
 from pipeline.dataset import Run
 from pipeline.features import networks_of, stores_of
-from pipeline.heads import head_key
+from pipeline.scores import find_index
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones
 from stages.extraction.backbones.open_clip import OpenClipText, own_text
 from stages.extraction.known import basis_key, check_sample, sample_of
 from stages.ranking import unit_length
 from stages.retrieval import FlatIndexConfig
-from stages.retrieval.gallery import Index, load_index
+from stages.retrieval.gallery import Index
 from stages.retrieval.gallery_rows import GalleryRows, Match
 from stages.retrieval.indexes.milvus import MilvusIndex
 from stages.training import FusedFeatures, Head
 from stages.training.text.sentences import embed_text
 
-_FILE, _GALLERY, _VERSION = "searcher.json", "gallery.parquet", 2
+Where: TypeAlias = Mapping[str, Sequence[str | None]] | npt.NDArray[np.bool_]
+"""Which rows may be found: values by column, as :meth:`GalleryRows.allowed` takes them, or a mask (G,)."""
 
 
 class Searcher:
@@ -137,16 +127,15 @@ class Searcher:
         vectors: npt.NDArray[np.generic],
         k: int = 10,
         *,
-        where: Mapping[str, Sequence[str | None]] | npt.NDArray[np.bool_] | None = None,
+        where: Where | None = None,
         offset: int = 0,
         exact: bool = False,
     ) -> list[list[Match]]:
         """The ``k`` gallery images nearest to each of ``vectors`` (Q, E), best first, after the first ``offset``.
 
-        ``where`` has values by column, as :meth:`GalleryRows.allowed` takes them, or which rows (G,) may be found: all
-        of these are ranked, by an approximate index too, which else may find fewer than ``k``. With ``exact`` the
-        similarities are those of the stored vectors, for which a threshold holds, and not what an index of codes
-        estimates.
+        All rows that ``where`` allows are ranked, by an approximate index too, which else may find fewer than ``k``.
+        With ``exact`` the similarities are those of the stored vectors, for which a threshold holds, and not what an
+        index of codes estimates.
         """
         if k < 1 or offset < 0:
             raise SettingsError(f"k must be at least 1 and offset at least 0, got {k} and {offset}")
@@ -170,17 +159,21 @@ class Searcher:
         ]
 
     def search(
-        self, images: Sequence[bytes], k: int = 10, *, boxes: Sequence[Box | None] | None = None, **how: Any
+        self,
+        images: Sequence[bytes],
+        k: int = 10,
+        *,
+        boxes: Sequence[Box | None] | None = None,
+        where: Where | None = None,
+        offset: int = 0,
+        exact: bool = False,
     ) -> list[list[Match]]:
-        """:meth:`find`, with its ``where``, ``offset`` and ``exact``, for the vectors of :meth:`embed`.
-
-        Raises RecordsError for an image that cannot be embedded.
-        """
+        """:meth:`find` for the vectors of :meth:`embed`. Raises RecordsError for an image that cannot be embedded."""
         embedded = self.embed(images, boxes=boxes)
         for row, problem in embedded.problems.items():
             which = "" if len(images) == 1 else f"image {row + 1} of {len(images)} to search for cannot be read: "
             raise RecordsError(f"{which}{problem}")
-        return self.find(embedded.vectors, k, **how)
+        return self.find(embedded.vectors, k, where=where, offset=offset, exact=exact)
 
     def _vectors_at(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The vectors of gallery ``rows`` (n,): of the index where it has them, and of the store where it has codes."""
@@ -203,75 +196,22 @@ class Searcher:
     ) -> Searcher:
         """The searcher of the gallery of a run, or of all its records with ``everything``.
 
-        It is written into the artifacts folder for :meth:`open`, where that can be written and the embeddings are
-        stored. Several searchers share networks by ``loaded``: backbones by the fingerprints of the stores they fill.
+        ``loaded`` is as for :func:`embedder_of`. ``permafrost export`` keeps a gallery for :meth:`open`.
         """
         part = run.records if everything else run.records.split("gallery")
         index = find_index(run, part, vectors)
-        gallery = GalleryRows.from_table(part.take(part.rows_in(vectors.store)).table).table
-        content = io.BytesIO()
-        pq.write_table(gallery, content)
-        described: dict[str, JSON] = {
-            "version": _VERSION,
-            **_described_embedder(run, vectors),
-            "embeddings": None,
-            "index": {"folder": index_key(run, part, vectors), "embeddings": index.embeddings},
-            "gallery": digest_bytes(content.getvalue()).hex(),
-        }
-        if vectors.trained is not None:
-            described["head"] = head_key(vectors.head, vectors.features, vectors.trained.identity)
-            if isinstance(vectors.store, FeatureStore):
-                described["embeddings"] = f"embeddings/{vectors.features.name}/{vectors.store.folder}"
-        if thresholds:
-            described["thresholds"] = dict(thresholds)
-        name = f"{vectors.head}-{fingerprint(described)[:8]}"
-        own = run.storage.below(f"searchers/{vectors.backbone}/{name}")
-        stored = vectors.trained is None or isinstance(vectors.store, FeatureStore)
-        if stored and not own.list(_FILE):
-            with unless_read_only():  # this one answers, and the next is described again
-                own.put(_GALLERY, content.getbuffer())
-                own.put(_FILE, json_text(described).encode())
-        run.display.say(f"loading {vectors.backbone} {vectors.head}")
-        embedder = _embedder(run.storage, described, vectors.trained, device, {} if loaded is None else loaded)
-        read, text = _reader(vectors.store, gallery), _own_text(run.storage, described, device)
-        return cls(embedder, index, gallery, read, thresholds, text)
+        part = part.take(part.rows_in(vectors.store))
+        embedder, text = embedder_of(run, vectors, device, loaded), text_tower_of(run, vectors, device)
+        return cls(
+            embedder, index, part.table, lambda rows: vectors.store.read(part.digests.take(rows)), thresholds, text
+        )
 
     @classmethod
-    def open(cls, folder: Path | str, *, artifacts: Storage | None = None, device: str = "cpu") -> Searcher:
-        """The searcher of a bundle, or the one that :meth:`of_run` wrote into ``folder``; its networks on ``device``.
-
-        With ``artifacts``, a storage of everything that was made, ``folder`` is what its keys there begin with. Raises
-        StoreError where there is none, a file is not what was written, or what it was written for has changed.
-        """
-        if artifacts is None and must_be_bundle(folder):
-            bundle = Bundle.open(folder)
-            snapshot, embedder = read_snapshot(bundle), bundle.embedder(device)  # damage is seen before a network loads
-            return cls.of_snapshot(snapshot, embedder, bundle.thresholds, bundle.text(device))
-        own = LocalStorage(folder) if artifacts is None else artifacts.below(str(folder))
-        artifacts = artifacts or LocalStorage(Path(folder).resolve().parents[2])
-        try:
-            described = read_sealed(own, _FILE, f"Delete {own.address()} and search again.", _VERSION)
-            content = own.read(_GALLERY)
-        except FileNotFoundError:
-            raise MissingRowsError(
-                f"{own.address()} holds no searcher. `permafrost search` with a run file writes it."
-            ) from None
-        if digest_bytes(content).hex() != described["gallery"]:
-            raise DamagedStoreError(f"{own.address()} is not as it was written. Delete it and search again.")
-        gallery = pq.read_table(io.BytesIO(content))
-        index = load_index(
-            artifacts.below(described["index"]["folder"]),
-            embeddings=described["index"]["embeddings"],
-            keys=gallery["key"].to_pylist(),
-        )
-        stores = [FeatureStore(artifacts.below(path)) for path in described["stores"]]
-        vectors: Features = stores[0]
-        if described["embeddings"] is not None:
-            vectors = FeatureStore(artifacts.below(described["embeddings"]))
-        elif len(stores) > 1 or described["sizes"]:
-            vectors = FusedFeatures(stores, sizes=described["sizes"])
-        embedder, text = _embedder(artifacts, described, None, device, {}), _own_text(artifacts, described, device)
-        return cls(embedder, index, gallery, _reader(vectors, gallery), described.get("thresholds"), text)
+    def open(cls, path: Path | str, *, device: str = "cpu") -> Searcher:
+        """The searcher of the bundle at ``path``, its networks on ``device``; StoreError where it is not whole."""
+        bundle = Bundle.open(path)
+        snapshot, embedder = read_snapshot(bundle), bundle.embedder(device)  # damage is seen before a network loads
+        return cls.of_snapshot(snapshot, embedder, bundle.thresholds, bundle.text(device))
 
     @classmethod
     def of_snapshot(
@@ -281,58 +221,37 @@ class Searcher:
         return cls(embedder, snapshot.index, snapshot.rows, lambda rows: snapshot.vectors[rows], thresholds, text)
 
 
-def _reader(vectors: Features, gallery: pa.Table) -> Callable[[npt.NDArray[np.int64]], npt.NDArray[np.generic]]:
-    return lambda rows: vectors.read(gallery["digest"].take(pa.array(rows)).to_pylist())
+def embedder_of(run: Run, vectors: Vectors, device: str = "cpu", loaded: dict[str, Backbone] | None = None) -> Embedder:
+    """What embeds images as the images of the run were for ``vectors``, with its networks on ``device``.
 
-
-def embedder_of(run: Run, vectors: Vectors, device: str = "cpu") -> Embedder:
-    """What embeds images as the images of the run were for ``vectors``, with its networks on ``device``."""
-    run.display.say(f"loading {vectors.backbone}")
-    return _embedder(run.storage, _described_embedder(run, vectors), vectors.trained, device, {})
-
-
-def _described_embedder(run: Run, vectors: Vectors) -> dict[str, JSON]:
-    """The configurations of the backbones whose features ``vectors`` are made of, with what they were fitted to."""
-    features, backbones = vectors.features, list[JSON]()
-    for wanted, _, stores in networks_of(run, stores_of(features)):
-        settings, basis = json.loads(json.dumps(asdict(wanted))), None
+    Several share networks by ``loaded``: backbones by the fingerprints of the stores they fill.
+    """
+    run.display.say(f"loading {vectors.backbone} {vectors.head}")
+    stores, filling = stores_of(vectors.features), {} if loaded is None else loaded
+    missing = [store for store in stores if store.fingerprint not in filling]
+    for wanted, _, filled in networks_of(run, missing) if missing else ():
+        basis = None
         if isinstance(wanted, PcaConfig):
-            basis = f"features/{basis_key(wanted, run.records)}"
-        else:  # "auto" is what it was when the store was filled, wherever the searcher is opened
-            settings["precision"] = stores[0].identity.fields["precision"]
-        if (weights := settings.get("weights")) is not None and Path(weights).is_file():
-            settings["weights"] = str(Path(weights).resolve())
-        backbones.append({"config": settings, "basis": basis})
-    paths: list[JSON] = [f"features/{store.folder}" for store in stores_of(features)]
-    sizes = isinstance(features, FusedFeatures) and features.sizes
-    return {"backbones": backbones, "stores": paths, "sizes": sizes, "head": None}
-
-
-def _embedder(
-    artifacts: Storage, described: Mapping[str, Any], head: Head | None, device: str, filling: dict[str, Backbone]
-) -> Embedder:
-    """What embeds images as the described stores hold them; the ``head`` is read from its folder unless it is given."""
-    stores = [FeatureStore(artifacts.below(path)) for path in described["stores"]]
-    if missing := [store for store in stores if store.fingerprint not in filling]:
-        loaded: list[Backbone] = []
-        for entry in described["backbones"]:
-            basis = None if entry["basis"] is None else PcaBasis.read(artifacts, entry["basis"])
-            loaded += load_backbones(BACKBONE.validate_python(entry["config"]), device=device, basis=basis)
-        filling |= {store.fingerprint: _filled_by(loaded, store) for store in missing}
-    if head is None and described["head"] is not None:
-        head = Head.load(artifacts.below(described["head"]))
-    backbones = [filling[store.fingerprint] for store in stores]
+            basis = PcaBasis.read(run.storage, f"features/{basis_key(wanted, run.records)}")
+        else:  # "auto" is what it was when the store was filled
+            precision: Any = filled[0].identity.fields["precision"]
+            wanted = replace(wanted, precision=precision)
+        networks = load_backbones(wanted, device=device, basis=basis)
+        own = {store.fingerprint for store in filled}
+        filling |= {store.fingerprint: _filled_by(networks, store) for store in missing if store.fingerprint in own}
     dtype = np.result_type(*(store.dtype for store in stores))
-    return Embedder(backbones, dtype=str(dtype), sizes=described["sizes"], head=head)
+    sizes = isinstance(vectors.features, FusedFeatures) and vectors.features.sizes
+    return Embedder(
+        [filling[store.fingerprint] for store in stores], dtype=str(dtype), sizes=sizes, head=vectors.trained
+    )
 
 
-def _own_text(artifacts: Storage, described: Mapping[str, Any], device: str) -> OpenClipText | None:
-    """The text tower of the described features, where they are those of one open_clip model and no head's."""
-    (first, *others), stores = described["backbones"], described["stores"]
-    if others or len(stores) > 1 or described["sizes"] or described["head"] is not None:
+def text_tower_of(run: Run, vectors: Vectors, device: str = "cpu") -> OpenClipText | None:
+    """The text tower beside ``vectors``, where they are the feature of one open_clip model."""
+    if vectors.trained is not None or not isinstance(vectors.features, FeatureStore):
         return None
-    output = FeatureStore(artifacts.below(stores[0])).identity.fields["output"]
-    return own_text(BACKBONE.validate_python(first["config"]), output, device)
+    wanted, *_ = next(networks_of(run, [vectors.features]))
+    return own_text(wanted, vectors.features.identity.fields["output"], device)
 
 
 def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:

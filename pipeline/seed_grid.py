@@ -13,31 +13,26 @@ Cells are run in processes of one thread each, so that as many heads train at on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from cache import Features, Storage, fingerprint
-from cache.errors import MissingRowsError, RecordsError, SettingsError
+from cache import Features, fingerprint
+from cache.errors import RecordsError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
-from pipeline.config import HeadRun, read_config
+from pipeline.config import RAW, HeadRun, read_config
 from pipeline.dataset import Run, run_of
 from pipeline.features import FeatureSet, feature_sets
-from pipeline.heads import training_arguments
 from pipeline.progress import Display
-from pipeline.score_rows import RAW
-from pipeline.trials import Arrays, run_once
+from pipeline.trials import Arrays
+from pipeline.vectors import training_arguments
 from stages.analysis import paired_difference
-from stages.processes import processors, worker_processes
 from stages.ranking.intervals import class_numbers, estimate, share_interval
-from stages.ray_cluster import RayCluster, spread
 from stages.records import Records
 from stages.records.records import balanced_subset
 from stages.records.splits import DISTRACTORS, ROLES
@@ -141,6 +136,10 @@ class SeedGrid:
         features = self.sets[cell.backbone].features
         return features if cell.head == RAW else Embedded(train_head(**self._setup(cell)), features)
 
+    def scores(self, cells: Sequence[Cell]) -> list[Arrays]:
+        """:meth:`score` of each of ``cells``."""
+        return [self.score(cell) for cell in cells]
+
     def score(self, cell: Cell) -> Arrays:
         """Train the head of ``cell``, and score every query: arrays that :func:`read_scores` takes.
 
@@ -199,23 +198,6 @@ def open_grid(run_file: Path | str, display: Display) -> SeedGrid:
     return SeedGrid(run, {part.name: part for part in feature_sets(run)})
 
 
-def score_cells(
-    run_file: str,
-    cells: Mapping[str, Cell],
-    storage: Storage,
-    workers: int | None,
-    cluster: RayCluster | None = None,
-) -> Iterator[tuple[str, Arrays]]:
-    """The arrays of each of ``cells``, by fingerprint, as they finish; those in ``storage`` are not run.
-
-    They are run by processes of this machine, or by workers of a Ray cluster.
-    """
-    run = partial(_in_processes, run_file, workers)
-    if cluster is not None:
-        run = partial(spread, cluster, partial(_score, run_file), at_most=workers)
-    return run_once(cells, storage, run)
-
-
 def refusals(scored: Mapping[Cell, Arrays]) -> dict[Cell, str]:
     """Why a head cannot be trained on so few rows, by its first such cell of each point of the learning curve."""
     reasons: dict[Cell, str] = {}
@@ -228,11 +210,10 @@ def refusals(scored: Mapping[Cell, Arrays]) -> dict[Cell, str]:
 def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
     """The rows of every metric, in the order of the cells; none of a point that some seed refused."""
     refused = refusals(scored)
-    scored = {cell: arrays for cell, arrays in scored.items() if cell._replace(seed=0) not in refused}
     groups: dict[tuple[str, str, int | None], list[list[QueryScores]]] = {}
-    classes = dict(zip(grid.run.records.keys, grid.run.records.classes, strict=True))
     for cell, arrays in scored.items():
-        groups.setdefault((cell.backbone, cell.head, cell.rows), []).append(read_scores(arrays, classes))
+        if cell._replace(seed=0) not in refused:
+            groups.setdefault(cell[:3], []).append(read_scores(arrays))
     rows = []
     for (backbone, head, count), by_seed in groups.items():
         trained = grid.rows(Cell(backbone, head, count, grid.run.config.seed))
@@ -245,60 +226,28 @@ def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
             lows, highs = (end.tolist() for end in share_interval(whole))
             for (metric, by_query), low, high in zip(values.items(), lows, highs, strict=True):
                 gain = gains.get(metric)
-                rows.append(
-                    TableRow(
-                        backbone,
-                        head,
-                        trained,
-                        metric,
-                        float(by_query.mean()),
-                        low,
-                        high,
-                        float(by_query.mean(1).std(ddof=1)) if len(by_query) > 1 else 0.0,
-                        *by_query.shape,
-                        *((None, None, None) if gain is None else (gain.value, gain.low, gain.high)),
-                    )
-                )
+                spread = float(by_query.mean(1).std(ddof=1)) if len(by_query) > 1 else 0.0
+                ends = (None, None, None) if gain is None else (gain.value, gain.low, gain.high)
+                names = backbone, head, trained, metric
+                rows.append(TableRow(*names, float(by_query.mean()), low, high, spread, *by_query.shape, *ends))
     return rows
 
 
-def read_scores(arrays: Arrays, classes: Mapping[str, str | None]) -> list[QueryScores]:
-    """The values by query that :meth:`SeedGrid.score` made, those of the same queries together.
-
-    A cell of an earlier version does not hold the class of each query: ``classes`` has them by key.
-    """
+def read_scores(arrays: Arrays) -> list[QueryScores]:
+    """The values by query that :meth:`SeedGrid.score` made, those of the same queries together."""
     parts: dict[str, dict[str, Any]] = {}
     for name, values in arrays.items():
         part, _, metric = name.partition(" ")
         parts.setdefault(part, {})[metric] = values
-    scores = []
-    for by_name in parts.values():
-        keys = tuple(map(str, by_name.pop("")))
-        if unknown := [key for key in keys if "class" not in by_name and key not in classes]:
-            raise MissingRowsError(f"a finished cell has the query {unknown[0]!r}, since renamed: delete the cells.")
-        names = by_name.pop("class", [classes.get(key) for key in keys])
-        scores.append(QueryScores(keys, tuple(str(name) if name else None for name in names), by_name))
-    return scores
+    return [
+        QueryScores(tuple(map(str, by_name.pop(""))), tuple(str(c) or None for c in by_name.pop("class")), by_name)
+        for by_name in parts.values()
+    ]
 
 
-def _in_processes(run_file: str, workers: int | None, cells: Mapping[str, Cell]) -> Iterator[tuple[str, Arrays]]:
-    count = min(workers or processors(), len(cells))
-    if count == 1:  # here: another process takes seconds to begin
-        grid, threads = open_grid(run_file, Display(quiet=True, warnings=False)), torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield from ((name, grid.score(cell)) for name, cell in cells.items())
-        finally:
-            torch.set_num_threads(threads)
-        return
-    with worker_processes(count, partial(torch.set_num_threads, 1)) as pool:
-        waiting = {pool.submit(_score, run_file, cell): name for name, cell in cells.items()}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
-
-
-def _score(run_file: str, cell: Cell) -> Arrays:
-    return _opened(run_file).score(cell)
+def score_cells(run_file: str, cells: Sequence[Cell]) -> list[Arrays]:
+    """:meth:`SeedGrid.scores` in a process that has not read ``run_file`` yet."""
+    return _opened(run_file).scores(cells)
 
 
 @lru_cache(maxsize=1)

@@ -18,7 +18,7 @@ from pipeline.encoder import Encoder, Picture
 class ImageEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Images (n,) to vectors (n, E) by a bundle, in a pipeline of scikit-learn. :meth:`fit` loads it and fits nothing.
 
-    ``path`` is a bundle, or a searcher's folder. With ``on_failure="nan"`` an image that cannot be encoded is a row of
+    ``path`` is a bundle. With ``on_failure="nan"`` an image that cannot be encoded is a row of
     NaN.
 
     >>> from sklearn.base import clone

@@ -18,25 +18,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cache import FeatureStore, LocalStorage, ObjectStorage, digest_bytes
+from cache import LocalStorage, ObjectStorage, digest_bytes
 from cache.atomic import replace_bytes, replace_text
 from cache.errors import SettingsError, StoreError, WeightsError
 from cache.layout import cache_folder
 from cache.lock import confirm_driver, driver_lease, writer_lock
 from cache.sealed import json_text
 from cache.storage import storage_of
-from pipeline.approximate_scores import find_index
 from pipeline.bundle import layout
 from pipeline.bundle.card import model_card
-from pipeline.bundle.layout import BACKBONE, CARD, FILE, HEAD, THUMBNAILS, WEIGHTS, Bundle, describe_files, is_bundle
+from pipeline.bundle.layout import CARD, FILE, HEAD, THUMBNAILS, WEIGHTS, Bundle, describe_files, is_bundle
 from pipeline.bundle.snapshots import CURRENT, SNAPSHOTS, Snapshot, make_current, write_snapshot
 from pipeline.dataset import Run
 from pipeline.features import networks_of, stores_of
+from pipeline.scores import find_index
+from pipeline.searcher import text_tower_of
 from pipeline.thresholds import kept_shares
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, PcaConfig
 from stages.extraction.backbones.frozen import network_bytes
-from stages.extraction.backbones.open_clip import own_text
 from stages.extraction.executor import LIBRARIES
 from stages.extraction.known import basis_key
 from stages.ranking import unit_length
@@ -151,7 +151,7 @@ def _write_parts(
         entries.append(_entry(run, wanted, backbones, folder, len(entries), weights=weights))
     if (own := vectors.trained) is not None:
         own.save(folder / HEAD)
-    words = _words(entries, vectors, folder, weights=weights)
+    words = _words(run, vectors, folder, weights=weights)
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.*")) if path.is_file()]
     described: dict[str, Any] = {
         "format": layout.FORMAT,
@@ -178,16 +178,11 @@ def _write_parts(
     replace_text(folder / FILE, json_text(described))
 
 
-def _words(
-    entries: Sequence[dict[str, Any]], vectors: Vectors, folder: Path, *, weights: bool
-) -> dict[str, Any] | None:
+def _words(run: Run, vectors: Vectors, folder: Path, *, weights: bool) -> dict[str, Any] | None:
     """What the bundle says of the encoder of words; a text tower of the backbone's own is written to ``folder``."""
     if vectors.trained is not None and vectors.trained.config.kind == "text":
         return {"encoder": ENCODER, "package": DISTRIBUTION, "sha256": WEIGHTS_SHA256, "extra": "text"}
-    if vectors.trained is not None or not isinstance(vectors.features, FeatureStore):
-        return None
-    config: BackboneConfig = BACKBONE.validate_python(entries[0]["config"])
-    if (tower := own_text(config, vectors.features.identity.fields["output"])) is None:
+    if (tower := text_tower_of(run, vectors)) is None:
         return None
     try:
         content = tower.weights_bytes()
@@ -196,7 +191,7 @@ def _words(
     name = f"{WEIGHTS}/text.safetensors" if weights else None
     if name is not None:
         replace_bytes(folder / name, content)
-    return {"encoder": f"the text tower of {config.name}", "weights": name}
+    return {"encoder": f"the text tower of {tower.config.name}", "weights": name}
 
 
 def _entry(

@@ -129,11 +129,6 @@ def is_bundle(path: Path | str) -> bool:
     return Path(path, FILE).is_file()
 
 
-def must_be_bundle(path: Path | str) -> bool:
-    """Whether ``path`` is an address, where a bundle alone opens, or a folder that looks like one."""
-    return is_url(str(path)) or is_bundle(path)
-
-
 def copy_folder(storage: ObjectStorage, described: Mapping[str, Any]) -> Path:
     """The folder for copies of the bundle that ``storage`` holds."""
     return cache_folder() / "bundles" / fingerprint([storage.url, dict(described)])[:32]

@@ -14,7 +14,7 @@ from cache import Features, digest_bytes, fingerprint
 from cache.digest_list import Digests
 from cache.errors import DamagedStoreError, SettingsError, StaleStoreError
 from cache.features import numbers_fingerprint
-from cache.storage import Where, storage_of
+from cache.storage import Where
 from stages.ranking.nearest import Rows, Similarity, search
 from stages.ranking.normalize import Vectors, check_unit, unit_length
 from stages.ranking.relevance import own_rows
@@ -26,7 +26,6 @@ from stages.retrieval.indexes.kinds import BuiltConfig, FlatIndexConfig, IvfPqIn
 from stages.retrieval.indexes.measure import Evidence
 from stages.retrieval.indexes.milvus import MilvusIndex, MilvusIndexConfig
 from stages.retrieval.indexes.on_disk import build_on_disk, check_folder
-from stages.retrieval.indexes.snapshots import read_sidecar
 from stages.retrieval.query_set import rows_of, with_row
 from stages.retrieval.rules import Judge, same_class
 
@@ -103,13 +102,6 @@ def index_gallery(
     if folder is not None:
         index.save(folder)
     return index
-
-
-def load_index(folder: Where, *, embeddings: str, keys: Sequence[str]) -> Index:
-    """The index that :func:`index_gallery` kept in ``folder``, of whatever kind. Raises as its ``load`` does."""
-    described = read_sidecar(storage_of(folder)).get("index")
-    kind = described.get("kind") if isinstance(described, dict) else None
-    return (MilvusIndex if kind == "milvus" else GalleryIndex).load(folder, embeddings=embeddings, keys=keys)
 
 
 def choose_gallery_index(

@@ -145,15 +145,14 @@ def test_a_folder_without_images_and_one_without_a_bundle_are_named(
 ) -> None:
     with pytest.raises(RecordsError, match="holds no image"):
         Encoder.load(exported[2] / "raw").encode(tmp_path)
-    with pytest.raises(MissingRowsError, match="holds no searcher"):
+    with pytest.raises(MissingRowsError, match="holds no bundle"):
         Encoder.load(tmp_path)
 
 
 def test_a_searcher_of_a_run_encodes_as_its_bundle_does(exported: tuple[Run, list[Vectors], Path]) -> None:
     run, vectors, folder = exported
-    Searcher.of_run(run, vectors[-1])
-    (path,) = (folder / "artifacts/searchers").rglob("searcher.json")
-    one, other = (Encoder.load(at).encode(folder / "images/class 1") for at in (path.parent, folder / "lda"))
+    encoders = Encoder(Searcher.of_run(run, vectors[-1]).embedder), Encoder.load(folder / "lda")
+    one, other = (encoder.encode(folder / "images/class 1") for encoder in encoders)
     np.testing.assert_array_equal(one.vectors, other.vectors)
 
 

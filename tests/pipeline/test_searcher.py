@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,13 @@ import pytest
 from PIL import Image
 
 from cache import LocalStorage, Storage, parse_source
-from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, SettingsError
-from cache.sealed import json_text, read_json
+from cache.errors import MissingRowsError, RecordsError, SettingsError
+from pipeline.bundle.export import export_bundle
 from pipeline.config import HeadRun, parse_config, read_config
-from pipeline.dataset import Run, read_dataset, run_of
+from pipeline.dataset import Run, run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
-from pipeline.score_rows import json_lines
-from pipeline.scores import rows_key, score_run, values_key
+from pipeline.scores import json_lines, rows_key, score_run, values_key
 from pipeline.searcher import Searcher
 from pipeline.thresholds import keep_decisions, kept_decisions
 from pipeline.vectors import Vectors, choose_vectors, find_vectors
@@ -115,17 +113,6 @@ def test_an_image_finds_itself_through_its_domains_expert(tmp_path: Path) -> Non
     check_finds_itself(Searcher.of_run(run, vectors), run.records.split("gallery"))
 
 
-def test_a_searcher_opens_from_its_folder_and_reads_no_dataset(images: Path, tmp_path: Path) -> None:
-    shutil.copytree(images, tmp_path / "images")
-    run, vectors = embedded(RUNS["two blocks fused"], tmp_path / "images", tmp_path)
-    wanted = (tmp_path / "images/class 1/0.png").read_bytes()
-    answers = [Searcher.of_run(run, entry).search([wanted]) for entry in vectors]
-    shutil.rmtree(tmp_path / "images")
-    (tmp_path / "artifacts").rename(tmp_path / "moved")
-    folders = sorted((tmp_path / "moved/searchers").rglob("searcher.json"), key=os.path.getmtime)
-    assert [Searcher.open(path.parent).search([wanted]) for path in folders] == answers
-
-
 @pytest.fixture(scope="module")
 def coloured(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, Searcher]]:
     """Searchers of 60 records with attributes, through a flat index and through one of codes."""
@@ -152,9 +139,8 @@ def coloured(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ru
         )
         run = run_of(config, QUIET)
         extract_features(run, Hardware())
-        Searcher.of_run(run, find_vectors(run)[0])
-        (path,) = (folder / kind / "searchers").rglob("searcher.json")
-        searchers[kind] = Searcher.open(path.parent)
+        export_bundle(run, find_vectors(run)[0], folder / f"{kind} bundle")
+        searchers[kind] = Searcher.open(folder / f"{kind} bundle")
     return run, searchers
 
 
@@ -228,31 +214,8 @@ def test_a_question_that_cannot_be_answered_names_what_can(coloured: tuple[Run, 
         searcher.vectors_of(["nobody"])
 
 
-def test_a_searcher_of_an_earlier_version_is_refused(images: Path, tmp_path: Path) -> None:
-    run, vectors = embedded(PCA, images, tmp_path)
-    Searcher.of_run(run, vectors[0])
-    (path,) = (tmp_path / "artifacts/searchers").rglob("searcher.json")
-    described = read_json(path.read_bytes())
-    path.write_text(json_text({**described, "version": 1}))
-    with pytest.raises(DamagedStoreError, match="is of version 1, and this reads version 2"):
-        Searcher.open(path.parent)
-
-
-def test_a_searcher_opens_where_there_are_no_folders(images: Path, tmp_path: Path) -> None:
-    run, vectors = embedded(PCA + LDA + "sizes = true\n", images, tmp_path)
-    wanted = (images / "class 1/0.png").read_bytes()
-    answers = [Searcher.of_run(run, entry).search([wanted]) for entry in vectors]
-    local, remote = LocalStorage(run.artifacts), MemoryStorage()
-    keys = sorted(local.list("searchers/"), key=lambda key: local.path(key).stat().st_mtime_ns)
-    for key in local.list():
-        remote.put(key, local.read(key))
-    shutil.rmtree(run.artifacts)
-    folders = [key.rpartition("/")[0] for key in keys if key.endswith("searcher.json")]
-    assert [Searcher.open(folder, artifacts=remote).search([wanted]) for folder in folders] == answers
-
-
 class Elsewhere(Run):
-    """A run whose scores, thresholds, trials and searchers are kept in memory."""
+    """A run whose scores, thresholds and trials are kept in memory."""
 
     memory = MemoryStorage()
 
@@ -274,46 +237,11 @@ def test_what_is_read_again_is_written_to_the_storage_and_to_no_folder(tmp_path:
     keep_decisions(run, head, decisions, limits)
     Searcher.of_run(run, head)
     written = {key.partition("/")[0] for key in set(run.storage.list()) - set(before)}
-    assert written == {"indexes", "scores", "searchers", "thresholds"}
+    assert written == {"indexes", "scores", "thresholds"}
     assert read_query_values(run.storage, values_key(run)).table.equals(values.table)
     assert run.storage.read(rows_key(run)).decode() == json_lines(rows)
     assert [decision["wanted"] for decision in kept_decisions(run, head)] == [0.1]
     assert LocalStorage(run.artifacts).list() == before
-
-
-def test_it_is_written_once_and_once_more_for_another_gallery(images: Path, tmp_path: Path) -> None:
-    run, vectors = embedded(RUNS["trained"], images, tmp_path)
-    for everything in (False, False, True):
-        Searcher.of_run(run, vectors[-1], everything=everything)
-    written = sorted((tmp_path / "artifacts/searchers").rglob("searcher.json"))
-    assert len(written) == 2
-    assert {len(Searcher.open(path.parent)) for path in written} == {
-        len(run.records),
-        len(run.records.split("gallery")),
-    }
-
-
-def test_the_thresholds_are_read_with_the_gallery(images: Path, tmp_path: Path) -> None:
-    run, vectors = embedded(RUNS["trained"], images, tmp_path)
-    for thresholds in ({}, {"fmr 0.001": 0.75}):
-        Searcher.of_run(run, vectors[-1], thresholds=thresholds)
-    written = (tmp_path / "artifacts/searchers").rglob("searcher.json")
-    opened = [Searcher.open(path.parent).thresholds for path in written]
-    assert sorted(opened, key=len) == [{}, {"fmr 0.001": 0.75}]
-
-
-def test_a_damaged_folder_and_an_empty_one_are_refused(images: Path, tmp_path: Path) -> None:
-    run, vectors = embedded(PCA, images, tmp_path)
-    Searcher.of_run(run, vectors[0])
-    (path,) = (tmp_path / "artifacts/searchers").rglob("searcher.json")
-    with pytest.raises(MissingRowsError, match="holds no searcher"):
-        Searcher.open(tmp_path)
-    (path.parent / "gallery.parquet").write_bytes(b"other bytes")
-    with pytest.raises(DamagedStoreError, match="not as it was written"):
-        Searcher.open(path.parent)
-    path.write_text("{")
-    with pytest.raises(DamagedStoreError, match="is not as it was written: Expecting"):
-        Searcher.open(path.parent)
 
 
 def test_bytes_that_are_no_image_are_refused(images: Path, tmp_path: Path) -> None:
@@ -351,7 +279,7 @@ def test_photographs_find_themselves_with_the_backbones_of_every_run_file(
     backbones = [replace(entry, dim=8) if isinstance(entry, PcaConfig) else entry for entry in config.backbones]
     config = replace(config, backbones=tuple(backbones), heads=tuple(heads), repeat=None, sweep=None)
     digests = tmp_path_factory.getbasetemp() / "digests"  # files that several runs list are read once
-    every = read_dataset(replace(config, artifacts=str(digests)), QUIET)
+    every = run_of(replace(config, artifacts=str(digests)), QUIET).records
     rows = [row for role in ("train", "gallery") for row in _some_of(every, every.split(role), 40)]
     run = Run(path, config, every.take(sorted({*rows})), QUIET)
     extract_features(run, Hardware())

@@ -26,7 +26,6 @@ from cache.errors import (
 from pipeline.config import parse_config
 from stages.ranking import search, unit_length
 from stages.retrieval import MilvusIndex, MilvusIndexConfig, evaluate, evaluate_index, index_gallery
-from stages.retrieval.gallery import load_index
 from stages.retrieval.gallery_rows import GalleryRows
 from stages.retrieval.indexes import milvus
 from tests.forks import Forks
@@ -146,15 +145,14 @@ def test_rows_are_deleted_and_ids_of_the_others_stay(index: MilvusIndex, tmp_pat
     with pytest.raises(KeyError, match="no row of key '3'"):
         fewer.without(["3"])
     fewer.save(tmp_path)
-    read = load_index(tmp_path, embeddings=MADE_BY, keys=fewer.keys)
-    assert isinstance(read, MilvusIndex)
+    read = MilvusIndex.load(tmp_path, embeddings=MADE_BY, keys=fewer.keys)
     assert (read.keys, read.next_id, read.config) == (fewer.keys, ROWS, fewer.config)
     same(read.search(drawn(9, seed=1), 12), (staying[ids], similarity))
     with pytest.raises(StaleStoreError, match="embeddings: stored"):
-        load_index(tmp_path, embeddings="o" * 64, keys=fewer.keys)
+        MilvusIndex.load(tmp_path, embeddings="o" * 64, keys=fewer.keys)
     read.without(KEYS[:1])
     with pytest.raises(DamagedStoreError, match=r"does not have the 39 rows that .* describes. Build the index again"):
-        load_index(tmp_path, embeddings=MADE_BY, keys=fewer.keys)
+        MilvusIndex.load(tmp_path, embeddings=MADE_BY, keys=fewer.keys)
 
 
 def test_scores_through_it_are_those_of_exact_search(config: MilvusIndexConfig, tmp_path: Path) -> None:
@@ -165,7 +163,7 @@ def test_scores_through_it_are_those_of_exact_search(config: MilvusIndexConfig, 
     index = index_gallery(store, records, config, folder=tmp_path / "index")
     arguments: dict[str, Any] = {"queries": records, "gallery": records, "metrics": ["mmp@5", "map", "hit@1"]}
     assert repr(evaluate_index(store, index, **arguments)) == repr(evaluate(store, **arguments))
-    assert len(load_index(tmp_path / "index", embeddings=index.embeddings, keys=keys)) == 120
+    assert len(MilvusIndex.load(tmp_path / "index", embeddings=index.embeddings, keys=keys)) == 120
     index.drop()
 
 
