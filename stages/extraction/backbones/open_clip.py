@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -139,9 +139,9 @@ def check_name(config: OpenClipConfig) -> None:
         )
 
 
-def _model(config: OpenClipConfig, **small: Any) -> nn.Module:
+def _model(config: OpenClipConfig, **small: Any) -> Any:  # an nn.Module with a tower ``visual``
     """The model of ``config`` with the weights of its tag; where it has none, with the towers that ``small`` says."""
-    create: Callable[..., nn.Module] = library("open_clip").create_model
+    create = library("open_clip").create_model
     with quiet_root_logger():
         if not config.pretrained:
             return create(config.name, pretrained_text=False, **small, **config.kwargs)
