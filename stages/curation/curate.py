@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 from cache import FeatureStore
 from cache.errors import RecordsError, SettingsError
-from stages.curation.config import CurateConfig
+from cache.settings import Settings, Within
 from stages.curation.duplicates import twins_among, twins_within
 from stages.datasets.columns import refuse_absent
 from stages.records import Records
@@ -196,3 +197,40 @@ class _Sieve:
         for members in self.grouped(self.train.classes) if self.config.max_images is not None else []:
             drawn = sorted(members, key=lambda row: seeded_order(seed, keys[row]))
             self.drop(IMAGE_NOT_DRAWN, drawn[self.config.max_images :])
+
+
+@dataclass(frozen=True)
+class CurateConfig(Settings):
+    """The ``[curate]`` of a run file: which training images make a compact, clean training table.
+
+    Attributes:
+        domains: the domains to take; by default all.
+        min_images: a class with fewer images, once duplicates are gone, is dropped.
+        max_images: images to draw of a class that has more; by default all.
+        classes_per_domain: classes to draw of a domain that has more: one number for every domain, or a table from
+            domain to number, where a domain that is not in it keeps all. By default all.
+        near_duplicate: two images whose features have this cosine similarity or more are taken for one. By default
+            only byte-identical copies are, and no feature is read.
+        seed: draws the classes and the images.
+    """
+
+    domains: tuple[str, ...] = ()
+    min_images: Annotated[int, Within("[1, inf]")] = 3
+    max_images: int | None = None
+    classes_per_domain: int | dict[str, int] | None = None
+    near_duplicate: Annotated[float | None, Within("(0, 1]", "a cosine similarity")] = None
+    seed: Annotated[int, Within("[0, inf]")] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_images is not None and self.max_images < self.min_images:
+            raise SettingsError(
+                f"max_images is the most that a class keeps, so at least min_images; got {self.max_images} "
+                f"and {self.min_images}"
+            )
+        limits = self.classes_per_domain
+        least = min(limits.values(), default=None) if isinstance(limits, dict) else limits
+        if least is not None and least < 1:
+            raise SettingsError(
+                f"classes_per_domain must be at least 1, got {least}; to leave a domain out, list the others in domains"
+            )

@@ -15,13 +15,12 @@ from cache.digest_list import DigestIndex, joined_digests
 from cache.reader import CHUNK_ROWS
 from cache.storage import Where
 from cache.writer import drop_committed_plan
-from stages.device import device_name, own_stream
+from stages.device import device_name, keep_freed_memory, own_stream
 from stages.extraction.backbones import Backbone
 from stages.extraction.embedder import memory_limit
 from stages.extraction.executor import LIBRARIES, Executor, Job, LocalExecutor, units_of
 from stages.extraction.flow import Clock
 from stages.extraction.known import check_sample
-from stages.malloc import keep_freed_memory
 from stages.records import Records
 
 ON_CPU = 32  # from 16 images on, a CPU's rate changes by a few percent only
