@@ -203,6 +203,35 @@ def test_what_a_similarity_means_is_the_share_of_pairs_that_match(folder: Path, 
         assert abs(sum(inside) - each.matched) <= 2
 
 
+@pytest.mark.parametrize("bundle", [False, True])
+def test_rates_of_pairs_of_images_are_not_for_words_and_several_terms(
+    bundle: bool, folder: Path, answers: Answers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, other = (str(folder / name) for name in ("1-0.png", "9-2.png"))
+    (line,) = answers(image, k=1, fmr=0.1, together=True, bundle=bundle)  # of one image
+    assert "share" in line
+    assert answers(like=["3-1.png"], fmr=0.1, k=1, bundle=bundle)[0]["rate"]["kind"] == "fmr"
+    mixed: list[tuple[list[str], dict[str, Any]]] = [
+        ([], {"text": ["red mug"]}),
+        ([image], {"like": ["3-1.png"]}),
+        ([image], {"unlike": ["3-1.png"]}),
+        ([image, other], {"together": True}),
+        ([], {"like": ["3-1.png", "5-1.png"]}),
+    ]
+    for images, terms in mixed:
+        for rate in ("fmr", "fpir"):
+            with pytest.raises(ConfigError, match=f"--{rate} 0.1 was measured on pairs of images.*--threshold"):
+                answers(*images, **terms, **{rate: 0.1}, bundle=bundle)
+        (line,) = answers(*images, **terms, threshold=-1.0, k=1, bundle=bundle)
+        assert line["match"] is True
+        assert not {"share", "pairs"} & {*line}
+    page, path = tmp_path / "page.html", folder / ("bundle" if bundle else "run.toml")
+    search(str(path), text=["red mug"], k=1, html=page)
+    unknown = "what a similarity means was measured on pairs of images, and is not known for words"
+    assert unknown in capsys.readouterr().err
+    assert unknown.capitalize() in page.read_text(encoding="utf-8")
+
+
 def test_a_page_holds_its_pictures_and_asks_for_nothing(folder: Path, answers: Answers, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     answers(str(folder / "1-0.png"), html=page, k=3, where=["kind=shirt"])

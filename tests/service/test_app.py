@@ -203,6 +203,17 @@ def test_an_fmr_leaves_the_matches_of_its_threshold(folder: Path, app: FastAPI) 
     limited.state.close()
 
 
+def test_an_fmr_of_pairs_of_images_is_refused_for_words(folder: Path) -> None:
+    reading = gallery_of(folder, draw_gallery(folder), thresholds={"fmr 0.001": 0.5}, words=True)
+    app = create_app(Snapshots(lambda: reading, on_change=print))
+    assert len(matches(app, "/search?text=red mug&k=5")) == 5
+    answer = ask(app, "GET", "/search?text=red mug&k=5&fmr=0.001")
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert (error["code"], "measured on pairs of images" in error["message"]) == ("no_threshold", True)
+    app.state.close()
+
+
 def test_of_a_mistyped_filter_the_nearest_is_told(app: FastAPI) -> None:
     for where, near in (("color=red", "colour"), ("colour=gren", "green")):
         message = ask(app, "GET", f"/search?key=class 0/0.png&where={where}").json()["error"]["message"]
