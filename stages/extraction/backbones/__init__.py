@@ -39,8 +39,7 @@ def load_backbones(
 
     They share one ``forward``, which gives the features of all. ``device`` is as PyTorch spells it: ``cpu``, ``cuda``,
     ``cuda:1``. ``basis`` is of PCA, which stays on the CPU: the fitted components, or the file they were saved in.
-    Raises WeightsError, MissingExtraError for a package with weights, and ValueError for a name, tag, size, layer,
-    pooling or argument that the library or the network does not know.
+    Raises WeightsError, MissingExtraError, and ValueError for what the library or the network does not know.
 
     >>> import numpy as np
     >>> basis = PcaBasis(np.zeros(3, np.float32), np.eye(3, dtype=np.float32)[:2])
