@@ -129,6 +129,7 @@ class SeedGrid:
             "version": VERSION,
             "settings": {field.name: settings[field.name] for field in fields(ScoringConfig) if field.name in settings},
             "images": [digest for side in sides for digest in (rows_digest(side), attributes_digest(side))],
+            "keys": [fingerprint([*side.keys]) for side in sides],
         }
 
     def vectors(self, cell: Cell) -> Features:
