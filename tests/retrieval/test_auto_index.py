@@ -186,9 +186,9 @@ def test_an_index_that_was_chosen_by_other_labels_or_queries_is_chosen_again(tmp
     mended = records_of({key: f"class {place % 30}" for place, key in enumerate(labels)})
     config, folder = AutoIndexConfig(ms=FOREVER), tmp_path / "index"
     for gallery, queries in ((records, None), (mended, None), (mended, records.take(range(60)))):
-        kept = choose_gallery_index(store, gallery, config, folder=folder, queries=queries)
+        stored = choose_gallery_index(store, gallery, config, folder=folder, queries=queries)
         fresh = choose_gallery_index(store, gallery, config, queries=queries)
-        assert [each.value for each in kept.tried] == [each.value for each in fresh.tried]
+        assert [each.value for each in stored.tried] == [each.value for each in fresh.tried]
 
 
 @pytest.mark.parametrize(
