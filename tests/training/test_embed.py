@@ -70,7 +70,7 @@ def test_a_head_that_was_trained_again_to_other_weights_fills_no_rows_beside_tho
     features, head = trained(tmp_path)
     some, every = features.digests()[:100], features.digests()
     first = embed(head, features, tmp_path / "embeddings", digests=some)
-    weights = {name: np.flip(array, 0) if name == "weight" else array for name, array in head.weights.items()}
+    weights = {name: np.flip(array, 0).copy() if name == "weight" else array for name, array in head.weights.items()}
     again = replace(head, weights=weights)  # as of another device: one identity, other weights
     assert again.fingerprint == head.fingerprint
     second = embed(again, features, tmp_path / "embeddings", digests=every)
