@@ -15,7 +15,7 @@ from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
 from cache.storage import absolute
-from pipeline.commands.options import Address, Cpus, Executor, Json, Quiet, RunFile, ray_cluster
+from pipeline.commands.options import Address, Cpus, Executor, Json, Quiet, RunFile, emit, ray_cluster
 from pipeline.config import RAW
 from pipeline.progress import Display
 from pipeline.scores import json_lines
@@ -71,7 +71,7 @@ def table(
         backbone, picture = draw_picture(grid, folder)
         replace_text(folder / "table.jsonl", json_lines(rows))
         replace_text(folder / "table.html", table_page(run.name, rows, {backbone: picture.name}, left_out))
-    typer.echo(json_lines(rows) if json else table_text(rows) + "\n", nl=False)
+    emit(json, _text(rows), *(row._asdict() for row in rows))
     display.say(f"also in {folder}: table.html, table.jsonl, {picture.name}")
 
 
@@ -96,7 +96,7 @@ def draw_picture(grid: SeedGrid, folder: Path) -> tuple[str, Path]:
     return part.name, path
 
 
-def table_text(rows: Sequence[TableRow]) -> str:
+def _text(rows: Sequence[TableRow]) -> str:
     """A line for each backbone, head and number of training rows."""
     legend = ["± half of the 95 % interval over classes of the mean over seeds; * the best of its backbone"]
     return text(_leaderboard(rows), legend)

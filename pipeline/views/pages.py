@@ -1,4 +1,4 @@
-"""HTML pages from the templates in ``presets``: one head and one stylesheet for all, nothing loaded from elsewhere."""
+"""Pages from the templates in ``presets``: one head and one stylesheet for all, nothing loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 _PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader("pipeline", "presets"),
-    autoescape=True,
+    autoescape=jinja2.select_autoescape(disabled_extensions=("txt",), default=True),
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
@@ -18,7 +18,7 @@ _BREAKS = re.compile(r"(?<=\w[_/\\·:])(?=\w)|(?<=\w[.-])(?=[^\W\d_])")
 
 
 def render(template: str, **values: object) -> str:
-    """The page that ``template``, a path below ``presets``, makes of ``values``; every text in them is escaped."""
+    """What ``template``, a path below ``presets``, makes of ``values``; in a page every text in them is escaped."""
     return _PAGES.get_template(template).render(**values)
 
 
