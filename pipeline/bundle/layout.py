@@ -151,8 +151,8 @@ def write_thumbnails(
     def write(image: tuple[bytes, str]) -> str:
         digest, uri = image
         picture = small_jpeg(uri, SIDE)
-        if isinstance(picture, str):
-            return f"{uri}: {picture}"
+        if picture.reason:
+            return f"{uri}: {picture.reason}"
         bundle.put_new(thumbnail_key(digest), picture.content)
         return ""
 

@@ -31,7 +31,6 @@ HUBS = 6
 """Images that are shown of those that are nearest most often."""
 _DOUBTS = 24
 _TIED = 6  # names in a sentence
-_LARGE = 10_000_000
 
 
 def report(
@@ -61,8 +60,6 @@ def report(
     }  # fmt: skip
     emit(json, path, line)
     display.say(f"{size / 1e6:.1f} MB, {len(contents.pictures):,} pictures, {seconds:.0f} s")
-    if size > _LARGE:
-        display.warn(f"note: {size / 1e6:.0f} MB is much for one page; --queries {queries // 2} shows fewer pictures")
 
 
 def _write(run: Run, text: str, output: Path | None) -> str:

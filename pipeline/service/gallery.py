@@ -121,8 +121,8 @@ class Gallery:
                 if (content := self.thumbnail(table["digest"][row].as_py())) is not None:
                     return content
                 made = small_jpeg(table["uri"][row].as_py(), side)
-                if isinstance(made, str):
-                    return Refused(404, "no_picture", f"there is no picture of this image: it {made}")
+                if made.reason:
+                    return Refused(404, "no_picture", f"there is no picture of this image: it {made.reason}")
                 return made.content
         return Refused(404, "unknown_key", f"the gallery has no image of key {key[:200]!r}")
 

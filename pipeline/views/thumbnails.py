@@ -18,31 +18,28 @@ _QUALITY = 70
 
 
 class Picture(NamedTuple):
-    """The bytes of a JPEG, and its size in pixels."""
+    """The bytes of a JPEG within a square, and its size in pixels; or the ``reason`` why there is none."""
 
     content: bytes
     width: int
     height: int
-
-
-class Thumbnail(NamedTuple):
-    """A picture within a square, as a data URI with its size in pixels; or why there is none."""
-
-    data: str | None
-    width: int
-    height: int
     reason: str = ""
+
+    @property
+    def data(self) -> str | None:
+        """The picture as a data URI, for a page that loads nothing."""
+        return None if self.reason else "data:image/jpeg;base64," + base64.b64encode(self.content).decode("ascii")
 
 
 def thumbnails(
     uris: Iterable[str], side: int, on_progress: Callable[[int, int], None] | None = None
-) -> Mapping[str, Thumbnail]:
+) -> Mapping[str, Picture]:
     """A picture of ``side`` pixels at most for each different one of ``uris``; a file that is none has its reason."""
     wanted, pictures = list(dict.fromkeys(uris)), {}
     with ThreadPoolExecutor(processors()) as threads:  # Pillow decodes outside the interpreter's lock
-        made = threads.map(lambda uri: _thumbnail(uri, side), wanted)
-        for done, (uri, thumbnail) in enumerate(zip(wanted, made, strict=True), 1):
-            pictures[uri] = thumbnail
+        made = threads.map(lambda uri: small_jpeg(uri, side), wanted)
+        for done, (uri, picture) in enumerate(zip(wanted, made, strict=True), 1):
+            pictures[uri] = picture
             if on_progress is not None:
                 on_progress(done, len(wanted))
     return pictures
@@ -65,20 +62,12 @@ def fitted(image: Image.Image, ratio: float, filter_: Image.Resampling) -> Image
     return image.resize(size, filter_, reducing_gap=2.0)
 
 
-def small_jpeg(uri: str, side: int) -> Picture | str:
-    """The image at ``uri`` within a square of ``side`` pixels; or the reason why there is none."""
+def small_jpeg(uri: str, side: int) -> Picture:
+    """The image at ``uri`` within a square of ``side`` pixels."""
     image = open_picture(uri, side)
     if isinstance(image, str):
-        return image
+        return Picture(b"", side, side, image)
     small = fitted(image, min(1.0, side / max(image.size)), Image.Resampling.BICUBIC)
     content = io.BytesIO()
     small.save(content, "JPEG", quality=_QUALITY, optimize=True)
     return Picture(content.getvalue(), *small.size)
-
-
-def _thumbnail(uri: str, side: int) -> Thumbnail:
-    picture = small_jpeg(uri, side)
-    if isinstance(picture, str):
-        return Thumbnail(None, side, side, picture)
-    data = base64.b64encode(picture.content).decode("ascii")
-    return Thumbnail("data:image/jpeg;base64," + data, picture.width, picture.height)
