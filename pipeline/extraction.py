@@ -12,8 +12,7 @@ from cache import FeatureStore
 from cache.digest_list import DigestIndex, as_digests
 from cache.errors import ConfigError, NothingToScoreError, SettingsError
 from cache.features import fused_name
-from pipeline.dataset import Run
-from pipeline.features import sources_of
+from pipeline.dataset import Run, sources_of
 from pipeline.progress import Display
 from pipeline.scores import check_by_label
 from pipeline.vectors import of_head

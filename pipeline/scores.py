@@ -72,7 +72,7 @@ class ScoreRow(NamedTuple):
 
 def json_lines(rows: Iterable[Any]) -> str:
     """A flat JSON object a line, of each named tuple or mapping."""
-    return "".join(json.dumps(row._asdict() if isinstance(row, tuple) else row) + "\n" for row in rows)
+    return "".join(json.dumps(row if isinstance(row, dict) else row._asdict()) + "\n" for row in rows)
 
 
 def score_run(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], QueryValues]:

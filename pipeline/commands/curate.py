@@ -14,8 +14,7 @@ from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError
 from pipeline.commands.options import Json, Quiet, RunFile, emit
-from pipeline.dataset import open_run
-from pipeline.features import find_features
+from pipeline.dataset import find_features, open_run
 from pipeline.progress import aligned
 from stages import curation
 from stages.curation.tables import Tally, dropped_table, tally, training_table

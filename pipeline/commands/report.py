@@ -16,12 +16,11 @@ from pipeline.commands.health import health_of_run
 from pipeline.commands.options import Json, Quiet, RunFile, emit
 from pipeline.dataset import Run, open_run, remarks
 from pipeline.vectors import Vectors, find_vectors, with_rows
-from pipeline.views.pages import render
+from pipeline.views.pages import render, thumbnails
 from pipeline.views.report import curves
 from pipeline.views.report.images import LISTS, map_view, shown_queries
 from pipeline.views.report.measured import domain_charts, measure, overall, report_leaderboard
 from pipeline.views.report.origins import origins
-from pipeline.views.thumbnails import thumbnails
 from stages.analysis.health import vector_health
 from stages.retrieval.scores import MEAN
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cache.errors import PermafrostError, SettingsError
 from pipeline.searcher import Searcher
 from pipeline.service.limits import Limits, Refused, check_pixels
-from pipeline.views.thumbnails import small_jpeg
+from pipeline.views.pages import small_jpeg
 from stages.extraction.embedder import embed_together
 from stages.ranking import unit_length
 from stages.retrieval.gallery_rows import Match
