@@ -27,17 +27,8 @@ from cache.errors import ClusterError, CrashedError, MissingExtraError
 
 _ANSWER_SECONDS = 5.0
 _LIBRARIES = (
-    "faiss-cpu",
-    "numpy",
-    "open_clip_torch",
-    "pillow",
-    "ray",
-    "scikit-learn",
-    "scipy",
-    "timm",
-    "torch",
-    "zarr",
-)
+    "faiss-cpu", "numpy", "open_clip_torch", "pillow", "ray", "scikit-learn", "scipy", "timm", "torch", "zarr",
+)  # fmt: skip
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"  # what a client of gRPC says first
 _SETTINGS = 4  # the kind of the frame that a server of gRPC answers with
 

@@ -14,8 +14,7 @@ from typing import BinaryIO, ClassVar, Literal, NamedTuple
 from cache.errors import RecordsError
 from cache.source import ImageSource
 from cache.storage import open_file
-from stages.datasets.columns import refuse_absent, scalar, text_table
-from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names
+from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names, refuse_absent, scalar, text_table
 from stages.datasets.folder import EXTENSIONS
 from stages.datasets.shards import Member, Shard, find_shards, list_members
 

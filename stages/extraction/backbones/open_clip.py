@@ -139,24 +139,29 @@ def check_name(config: OpenClipConfig) -> None:
         )
 
 
+def _model(config: OpenClipConfig, **small: Any) -> Any:  # an nn.Module with a tower ``visual``
+    """The model of ``config`` with the weights of its tag; where it has none, with the towers that ``small`` says."""
+    create = library("open_clip").create_model
+    with quiet_root_logger():
+        if not config.pretrained:
+            return create(config.name, pretrained_text=False, **small, **config.kwargs)
+        listed = library("open_clip").get_pretrained_cfg(config.name, config.pretrained)
+        with fetching(f"the weights {config.pretrained!r} of {config.name}", listed["hf_hub"] or listed["url"]):
+            return create(config.name, pretrained=config.pretrained, **config.kwargs)
+
+
 def _tower(config: OpenClipConfig) -> nn.Module:
     import torch
     from open_clip.convert import convert_state_dict
 
-    open_clip = library("open_clip")
-    with torch.random.fork_rng(devices=[]), quiet_root_logger():
+    small: dict[str, Any] = {"text_cfg": _SMALL_TEXT}
+    if "multimodal_cfg" in library("open_clip").get_model_config(config.name):
+        small["multimodal_cfg"] = _SMALL_TEXT
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if config.pretrained:
-            listed = open_clip.get_pretrained_cfg(config.name, config.pretrained)
-            with fetching(f"the weights {config.pretrained!r} of {config.name}", listed["hf_hub"] or listed["url"]):
-                model = open_clip.create_model(config.name, pretrained=config.pretrained, **config.kwargs)
-            return _visual(model)
-        small: dict[str, Any] = {"text_cfg": _SMALL_TEXT}
-        if "multimodal_cfg" in open_clip.get_model_config(config.name):
-            small["multimodal_cfg"] = _SMALL_TEXT
-        model = open_clip.create_model(config.name, pretrained_text=False, **small, **config.kwargs)
+        model = _model(config, **small)
     tower = _visual(model)
-    if config.weights != "random":
+    if not config.pretrained and config.weights != "random":
         path = Path(config.weights or "")
         state = convert_state_dict(model, read_weights(path))
         whole = {name.removeprefix(TOWER): tensor for name, tensor in state.items() if name.startswith(TOWER)}
@@ -322,16 +327,11 @@ class OpenClipText:
         import torch
         from open_clip.convert import convert_state_dict
 
-        config, open_clip = self.config, library("open_clip")
+        config = self.config
         if config.pooling is not None or config.weights == "random":
             what = "random weights know no words" if config.weights == "random" else "pooled tokens are not among words"
             raise SettingsError(f"{config.name}: {what}; a head of kind text learns them")
-        with quiet_root_logger():
-            if config.pretrained and self._weights is None:
-                with fetching(f"the weights {config.pretrained!r} of {config.name}", "huggingface.co"):
-                    model = open_clip.create_model(config.name, pretrained=config.pretrained, **config.kwargs)
-            else:
-                model = open_clip.create_model(config.name, pretrained_text=False, **config.kwargs)
+        model = _model(config if self._weights is None else replace(config, pretrained=None, weights="frozen"))
         if has_projection(model.visual) and not config.projection:
             raise SettingsError(
                 f"the features of {config.name} are those before the projection into the space of words: set "
