@@ -24,7 +24,7 @@ from pipeline.trials import Arrays, run_once
 from pipeline.vectors import Vectors
 from pipeline.views import charts
 from pipeline.views.contact_sheet import draw_nearest
-from pipeline.views.leaderboard import Bounded, Interval, Leaderboard, Names, leaderboard, own_bounds, text
+from pipeline.views.leaderboard import Interval, Leaderboard, Names, Row, is_bound, metrics_of, own_bounds, text
 from pipeline.views.pages import render
 from stages.processes import processors
 
@@ -131,13 +131,15 @@ def learning_curve(rows: Sequence[TableRow], metric: str) -> Markup | None:
     return charts.line_chart(lines, label=label, across=across, ticks_at=counts, log=True, dots=True)
 
 
-def _leaderboard(rows: Sequence[TableRow]) -> Leaderboard:
-    scores: list[tuple[Names, Names, str, Bounded]] = []
-    gains: dict[Names, dict[str, Bounded]] = {}
-    for row in rows:
-        names = (row.backbone, row.head, f"{row.rows:,}" if row.rows else "-")
-        scores.append((names, (row.backbone,), row.metric, Interval(row.value, row.low, row.high)))
-        if row.gain is not None and row.gain_low is not None and row.gain_high is not None:
-            gains.setdefault(names, {})[row.metric] = Interval(row.gain, row.gain_low, row.gain_high)
-    bounds = own_bounds({row.metric: row.value for row in rows})
-    return leaderboard(scores, ("backbone", "head", "rows"), gains=gains, bounds=bounds)
+def _leaderboard(scores: Sequence[TableRow]) -> Leaderboard:
+    rows: dict[Names, Row] = {}
+    for score in scores:
+        if not is_bound(score.metric):
+            names = score.backbone, score.head, f"{score.rows:,}" if score.rows else "-"
+            look = RAW if score.head == RAW else "c1"
+            row = rows.setdefault(names, Row(names, {}, (score.backbone,), look=look))
+            row.scores[score.metric] = Interval(score.value, score.low, score.high)
+            if score.gain is not None and score.gain_low is not None and score.gain_high is not None:
+                row.gains[score.metric] = Interval(score.gain, score.gain_low, score.gain_high)
+    shown, bounds = list(rows.values()), own_bounds({score.metric: score.value for score in scores})
+    return Leaderboard(("backbone", "head", "rows"), metrics_of(shown), shown, bounds=bounds)
