@@ -15,7 +15,7 @@ from pipeline.dataset import Run
 from pipeline.scores import ScoreRow, rows_key, score_run, scored_data, values_key
 from pipeline.vectors import Vectors
 from pipeline.views.charts import Bar, interval_chart
-from pipeline.views.leaderboard import Leaderboard, Row
+from pipeline.views.leaderboard import Bounded, Leaderboard, Row
 from stages.analysis import Change, changes
 from stages.analysis.first_ranks import FirstRanks, first_ranks
 from stages.ranking.metrics import Values
@@ -135,8 +135,8 @@ def report_leaderboard(
     rows = []
     for side in measured:
         raw = raws.get(side.vectors.backbone)
-        scores = {name: side.row(name, domain) for name in metrics}
-        gains = {} if (gain := change(raw, side)) is None else {metric: gain}
+        scores: dict[str, Bounded | None] = {name: side.row(name, domain) for name in metrics}
+        gains: dict[str, Bounded] = {} if (gain := change(raw, side)) is None else {metric: gain}
         group, dim = (side.vectors.backbone,), (side.vectors.store.dim,)
         rows.append(Row((side.name,), scores, group, dim, looks[side.name], gains, change(side, best)))
     bounds = {}
