@@ -70,9 +70,9 @@ class ScoreRow(NamedTuple):
     ceiling: float | None = None
 
 
-def json_lines(rows: Iterable[Any]) -> str:  # named tuples
-    """A flat JSON object a line."""
-    return "".join(json.dumps(row._asdict()) + "\n" for row in rows)
+def json_lines(rows: Iterable[Any]) -> str:
+    """A flat JSON object a line, of each named tuple or mapping."""
+    return "".join(json.dumps(row if isinstance(row, dict) else row._asdict()) + "\n" for row in rows)
 
 
 def score_run(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], QueryValues]:

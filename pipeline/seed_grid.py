@@ -26,8 +26,7 @@ from cache.errors import RecordsError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from pipeline.config import RAW, HeadRun, read_config
-from pipeline.dataset import Run, run_of
-from pipeline.features import FeatureSet, feature_sets
+from pipeline.dataset import FeatureSet, Run, feature_sets, run_of
 from pipeline.progress import Display
 from pipeline.trials import Arrays
 from pipeline.vectors import training_arguments
