@@ -96,7 +96,7 @@ def _built_index(run: Run, gallery: Records, vectors: Vectors, folder: Where | N
     if not isinstance(wanted, AutoIndexConfig):
         return index_gallery(vectors.store, gallery, wanted, folder=folder)
     validation = run.records.split("validation_query")
-    judge = run.config.retrieval.ranked.rules().judge
+    judge = run.config.retrieval.ranked.judge
     choice = choose_gallery_index(vectors.store, gallery, wanted, folder=folder, queries=validation, judge=judge)
     table = tried_text(choice.tried, wanted.judged_by)
     run.display.say(f"index of {vectors.backbone} {vectors.head}, by budgets:\n{table}")

@@ -15,9 +15,9 @@ from stages.extraction import Backbone
 from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval import AutoIndexConfig, FlatIndexConfig
+from stages.retrieval.evaluate import check_scores
 from stages.retrieval.indexes.auto import FEWEST_QUERIES, too_few_queries
 from stages.retrieval.protocols import MetConfig
-from stages.retrieval.run_scores import check_scores
 from stages.training.training_inputs import check_records
 
 _SIZES = 3  # features that the proportions of an image are
@@ -79,7 +79,7 @@ def of_head(name: str) -> Iterator[None]:
 
 
 def _check_auto(run: Run, gallery: Records) -> None:
-    judge = run.config.retrieval.ranked.rules().judge
+    judge = run.config.retrieval.ranked.judge
     counts = []
     for queries in (run.records.split("validation_query"), gallery):
         relevant = judge(queries, gallery).num_relevant(own_rows(queries.keys, gallery.keys))

@@ -21,9 +21,9 @@ from pipeline.vectors import Vectors
 from stages.analysis.bounds import run_bounds
 from stages.records import Records
 from stages.retrieval import AutoIndexConfig, Scores, WhiteningConfig, evaluate
+from stages.retrieval.evaluate import score
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import QueryValues, Scored, data_of, scored_numbers, values_of
-from stages.retrieval.run_scores import score
 from stages.training import TextHeadConfig
 from stages.training.text.sentences import embed_text, sentences_of
 

@@ -18,7 +18,7 @@ from pipeline.heads import find_head, validation_records
 from pipeline.score_rows import RAW
 from stages.ranking import own_rows, unit_length, values_by_class
 from stages.records import Records
-from stages.retrieval.rules import by_class
+from stages.retrieval.query_set import by_class
 from stages.training import FusedFeatures, Head, embed
 from stages.training.embed import Embedded, stored_embeddings
 from stages.training.process_group import is_first

@@ -16,8 +16,8 @@ from pipeline.vectors import Vectors
 from pipeline.views.report.measured import stored_scores
 from stages.analysis.open_set import PairShare
 from stages.retrieval import nearest
+from stages.retrieval.evaluate import score
 from stages.retrieval.query_values import QueryScores
-from stages.retrieval.run_scores import score
 from stages.retrieval.scores import Score
 
 _WORST, _QUERIES = 8, 5_000

@@ -19,7 +19,7 @@ from pipeline.views.trust import (
     comparison_text,
 )
 from stages.analysis import changes
-from stages.analysis.compared_runs import ScoredRun, data_notes, matching_heads, outdated
+from stages.analysis.comparison import ScoredRun, data_notes, matching_heads, outdated
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import read_query_values, scored_numbers
 

@@ -49,9 +49,8 @@ def serve(
         if error.name not in ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"):
             raise
         raise MissingExtraError(error.name, "serve") from None
-    from pipeline.service.guard import is_loopback
+    from pipeline.service.guard import Metrics, is_loopback
     from pipeline.service.limits import Limits
-    from pipeline.service.metrics import Metrics
     from pipeline.service.server import run, server_of
     from pipeline.service.snapshots import open_snapshots
 

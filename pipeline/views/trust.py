@@ -11,7 +11,7 @@ from pipeline.thresholds import plain_rates
 from pipeline.vectors import Vectors
 from pipeline.views.tables import aligned, interval_text
 from stages.analysis import Change, Changes, Moved, SizeCurve
-from stages.analysis.compared_runs import HeadName, ScoredRun
+from stages.analysis.comparison import HeadName, ScoredRun
 from stages.analysis.health import Copy, Health, VectorHealth
 from stages.analysis.open_set import Rate
 from stages.analysis.thresholds import Decision, Ground

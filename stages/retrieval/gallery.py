@@ -26,8 +26,7 @@ from stages.retrieval.indexes.kinds import BuiltConfig, FlatIndexConfig, IvfPqIn
 from stages.retrieval.indexes.measure import Evidence
 from stages.retrieval.indexes.milvus import MilvusIndex, MilvusIndexConfig
 from stages.retrieval.indexes.on_disk import build_on_disk, check_folder
-from stages.retrieval.query_set import rows_of, with_row
-from stages.retrieval.rules import Judge, same_class
+from stages.retrieval.query_set import Judge, rows_of, same_class, with_row
 
 Index: TypeAlias = GalleryIndex | MilvusIndex
 

@@ -76,7 +76,7 @@ def measure(run: Run, vectors: Sequence[Vectors]) -> list[Measured]:
         rows, values = score_run(run, vectors)
     several = len({part.backbone for part in vectors}) > 1
     by_name = {(part.backbone, part.head): part for part in vectors}
-    queries, gallery, rules = records.split("query"), records.split("gallery"), retrieval.ranked.rules()
+    queries, gallery = records.split("query"), records.split("gallery")
     measured = []
     with display.bar("searching", "heads") as update:
         scored = values.heads()
@@ -88,7 +88,7 @@ def measure(run: Run, vectors: Sequence[Vectors]) -> list[Measured]:
             by_query = {metric: one for one in values.of(backbone, head) for metric in one.per_query}
             own = [row for row in rows if (row.backbone, row.head) == (backbone, head)]
             title = f"{head} · {backbone}" if several else head
-            ranks = first_ranks(part.store, queries, gallery, rules) if head == part.head else None
+            ranks = first_ranks(part.store, queries, gallery, retrieval.ranked) if head == part.head else None
             measured.append(Measured(part, head, title, own, by_query, ranks))
     first = retrieval.metrics[0], overall(rows)
     return sorted(measured, key=lambda side: row.value if (row := side.row(*first)) else -np.inf, reverse=True)

@@ -11,8 +11,7 @@ import numpy as np
 from stages.ranking.metrics import Metric
 from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors
-from stages.ranking.relevance import ByClass, ByGroups, Judgement, Relevance
-from stages.ranking.tables import table_of_rows
+from stages.ranking.relevance import ByClass, ByGroups, Judgement, Relevance, table_of_rows
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 
 _ROUNDS = 5
