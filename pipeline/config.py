@@ -17,7 +17,6 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 from cache.errors import ConfigError, SettingsError
 from cache.settings import Settings, Within
 from cache.storage import is_url, storage_of
-from pipeline.config_errors import problem
 from pipeline.run_files import expanded, map_paths, recipes, resolved, run_file_text, with_recipe
 from stages.analysis.sizes import SIZES, check_sizes
 from stages.curation import CurateConfig
@@ -31,7 +30,7 @@ from stages.training import SweepConfig
 from stages.training.recipe import HeadRecipe
 from stages.training.sweep.search_space import Seeds
 
-# [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which _problem takes them out: a
+# [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which `problem` takes them out: a
 # tag has a space, a key has none.
 _ONE, _SEVERAL = "one dataset", "several datasets"
 Datasets = Annotated[
@@ -43,6 +42,9 @@ FeaturesConfig = Annotated[
     BundledConfig | OpenClipConfig | PcaConfig | PrecomputedConfig | TimmConfig, Field(discriminator="kind")
 ]
 """Where features are from: a network that runs over the images, or a file."""
+
+RAW = "raw"
+"""What stands in the place of a head where the feature itself is scored."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class HeadRun(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name) or self.name == "raw":
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name) or self.name == RAW:
             raise SettingsError(
                 f"a head's name is made of letters, digits and . _ + - and is not 'raw', got {self.name!r}"
             )
@@ -251,10 +253,10 @@ def parse_config(text: str, name: str = "the run file", folder: Path | str | Non
     try:
         return TypeAdapter(RunConfig).validate_python(changed)
     except ValidationError as error:
-        from pipeline.keys import tables  # which imports this module
+        from pipeline.keys import problem  # which imports this module
 
-        problems = [problem(dict(details), changed, tables()) for details in error.errors()]
-        raise ConfigError("\n".join([f"{name}:", *(f"  {problem}" for problem in problems)])) from error
+        problems = [f"  {problem(dict(details), changed)}" for details in error.errors()]
+        raise ConfigError("\n".join([f"{name}:", *problems])) from error
 
 
 def _own_recipes(own: Any, name: str) -> dict[str, Any]:

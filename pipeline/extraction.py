@@ -10,22 +10,31 @@ import pyarrow.compute as pc
 
 from cache import DigestCache, FeatureStore
 from cache.digest_list import DigestIndex, as_digests
-from cache.errors import ConfigError
-from pipeline.checks import check_backbones, check_run
+from cache.errors import ConfigError, NothingToScoreError, SettingsError
+from cache.features import fused_name
 from pipeline.dataset import Run
-from pipeline.progress import Display, duration_text
+from pipeline.features import sources_of
+from pipeline.progress import Display
+from pipeline.scores import check_by_label
+from pipeline.vectors import of_head
 from stages.extraction import Backbone, Clock, Filled, Plan, Progress, extract_all, plan_extraction
 from stages.extraction.embedder import ONE_COLOUR
 from stages.extraction.flow import Pace
 from stages.extraction.known import known_backbones
 from stages.extraction.precomputed import PrecomputedConfig, import_features
 from stages.extraction.ray_executor import RayExecutor
+from stages.ranking.relevance import own_rows
 from stages.ray_cluster import RayCluster
 from stages.records import Records
+from stages.retrieval import AutoIndexConfig, FlatIndexConfig
+from stages.retrieval.evaluate import check_scores
+from stages.retrieval.indexes.auto import FEWEST_QUERIES, too_few_queries
+from stages.training.training_inputs import check_records
 
 _NOTHING_OPENED = "all images are in the store already, so none was opened"
 _SHOWN = 5
 _STARVED = 0.1  # of the network's time: waiting longer than that, it is not the network that the run waits for
+_SIZES = 3  # features that the proportions of an image are
 
 
 class Hardware(NamedTuple):
@@ -209,25 +218,48 @@ def _failed(features: FeatureStore, records: Records) -> list[Failed]:
     ]
 
 
-def planned_lines(plan: Plan) -> list[dict[str, object]]:
-    """A flat object for each backbone, then one for the whole pass."""
-    names = ("present", "failed", "bytes_now", "bytes_more")
-    lines: list[dict[str, object]] = [
-        {"backbone": line.backbone.name, "images": line.todo, **{name: getattr(line, name) for name in names}}
-        for line in plan.backbones
-    ]
-    rate = plan.images / plan.seconds if plan.seconds else None
-    return [*lines, {"backbone": "all", "images": plan.images, "seconds": plan.seconds, "images_per_second": rate}]
+def check_run(run: Run) -> None:
+    """Raise what training a head and scoring would raise later, as far as the records show it.
+
+    Images without any label are extracted and searched: then nothing is asked of labels.
+    """
+    if not run.records.has_labels:
+        return
+    train = run.records.split("train")
+    for head in run.config.heads:
+        with of_head(head.name):
+            check_records(train, head.recipe)
+    queries, gallery = run.records.split("query"), run.records.split("gallery")
+    if not len(queries) or not len(gallery):
+        return
+    retrieval = run.config.retrieval
+    check_scores(run.records, retrieval)
+    if not isinstance(retrieval.index, FlatIndexConfig) or retrieval.rerank:
+        check_by_label(run)
+    if isinstance(retrieval.index, AutoIndexConfig):
+        _check_auto(run, gallery)
 
 
-def planned_text(plan: Plan) -> str:
-    """The plan as a person reads it."""
-    rows = [
-        f"{line.backbone.name}: {line.todo:,} images to do, {line.present:,} there, {line.failed:,} known to fail; "
-        f"{line.bytes_now / 1e6:,.1f} MB on disk, {line.bytes_more / 1e6:,.1f} MB more"
-        for line in plan.backbones
-    ]
-    if not plan.images:
-        return "\n".join([*rows, "nothing to do: no image would be opened"])
-    pace = f"{plan.images / plan.seconds:,.0f} images/s; {bottleneck(plan.clock)}"
-    return "\n".join([*rows, f"one pass over {plan.images:,} images: about {duration_text(plan.seconds)} ({pace})"])
+def check_backbones(run: Run, backbones: Sequence[Backbone]) -> None:
+    """Raise where a head names a backbone that is not there, or is larger than the features of its backbones allow."""
+    dims = {backbone.name: backbone.dim for backbone in backbones}
+    if len(dims) < len(backbones) or not run.records.has_labels:
+        return  # stores of one name are called by their folders
+    for head in run.config.heads:
+        for sources in sources_of(head, list(dims)):
+            dim = sum(dims[name] for name in sources) + _SIZES * head.sizes
+            if (closed_form := head.recipe.closed_form) is not None and closed_form.dim > dim:
+                raise SettingsError(
+                    f"{head.name} on {fused_name(sources, sizes=head.sizes)}: dim is {closed_form.dim:,}, but features "
+                    f"of {dim:,} dimensions give {closed_form.kind} at most {dim:,}: set dim to {dim:,} or less"
+                )
+
+
+def _check_auto(run: Run, gallery: Records) -> None:
+    judge = run.config.retrieval.ranked.judge
+    counts = []
+    for queries in (run.records.split("validation_query"), gallery):
+        relevant = judge(queries, gallery).num_relevant(own_rows(queries.keys, gallery.keys))
+        counts.append(int(np.count_nonzero(relevant)))
+    if max(counts) < FEWEST_QUERIES:
+        raise NothingToScoreError(too_few_queries(max(counts)))

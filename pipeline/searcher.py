@@ -20,11 +20,11 @@ import pyarrow as pa
 from cache import FeatureStore
 from cache.errors import MissingRowsError, RecordsError, SettingsError, StaleStoreError
 from cache.source import Box
-from pipeline.approximate_scores import find_index
 from pipeline.bundle.layout import Bundle
 from pipeline.bundle.snapshots import Snapshot, read_snapshot
 from pipeline.dataset import Run
 from pipeline.features import networks_of, stores_of
+from pipeline.scores import find_index
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones
 from stages.extraction.backbones.open_clip_text import OpenClipText, own_text

@@ -13,32 +13,26 @@ Cells are run in processes of one thread each, so that as many heads train at on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from cache import Features, Storage, fingerprint
+from cache import Features, fingerprint
 from cache.errors import MissingRowsError, RecordsError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
-from pipeline.config import HeadRun, read_config
+from pipeline.config import RAW, HeadRun, read_config
 from pipeline.dataset import Run, run_of
 from pipeline.features import FeatureSet, feature_sets
-from pipeline.heads import training_arguments
 from pipeline.progress import Display
-from pipeline.score_rows import RAW
-from pipeline.trials import Arrays, run_once
+from pipeline.trials import Arrays
+from pipeline.vectors import training_arguments
 from stages.analysis import paired_difference
-from stages.processes import processors, worker_processes
 from stages.ranking.intervals import class_numbers, estimate, share_interval
-from stages.ray_cluster import RayCluster
-from stages.ray_spread import spread
 from stages.records import Records
 from stages.records.records import balanced_subset
 from stages.records.splits import DISTRACTORS, ROLES
@@ -142,6 +136,10 @@ class SeedGrid:
         features = self.sets[cell.backbone].features
         return features if cell.head == RAW else Embedded(train_head(**self._setup(cell)), features)
 
+    def scores(self, cells: Sequence[Cell]) -> list[Arrays]:
+        """:meth:`score` of each of ``cells``."""
+        return [self.score(cell) for cell in cells]
+
     def score(self, cell: Cell) -> Arrays:
         """Train the head of ``cell``, and score every query: arrays that :func:`read_scores` takes.
 
@@ -198,23 +196,6 @@ def open_grid(run_file: Path | str, display: Display) -> SeedGrid:
     """The run of ``run_file``, and its features as they were extracted."""
     run = run_of(read_config(run_file), display, run_file)
     return SeedGrid(run, {part.name: part for part in feature_sets(run)})
-
-
-def score_cells(
-    run_file: str,
-    cells: Mapping[str, Cell],
-    storage: Storage,
-    workers: int | None,
-    cluster: RayCluster | None = None,
-) -> Iterator[tuple[str, Arrays]]:
-    """The arrays of each of ``cells``, by fingerprint, as they finish; those in ``storage`` are not run.
-
-    They are run by processes of this machine, or by workers of a Ray cluster.
-    """
-    run = partial(_in_processes, run_file, workers)
-    if cluster is not None:
-        run = partial(spread, cluster, partial(_score, run_file), at_most=workers)
-    return run_once(cells, storage, run)
 
 
 def refusals(scored: Mapping[Cell, Arrays]) -> dict[Cell, str]:
@@ -282,24 +263,9 @@ def read_scores(arrays: Arrays, classes: Mapping[str, str | None]) -> list[Query
     return scores
 
 
-def _in_processes(run_file: str, workers: int | None, cells: Mapping[str, Cell]) -> Iterator[tuple[str, Arrays]]:
-    count = min(workers or processors(), len(cells))
-    if count == 1:  # here: another process takes seconds to begin
-        grid, threads = open_grid(run_file, Display(quiet=True, warnings=False)), torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield from ((name, grid.score(cell)) for name, cell in cells.items())
-        finally:
-            torch.set_num_threads(threads)
-        return
-    with worker_processes(count, partial(torch.set_num_threads, 1)) as pool:
-        waiting = {pool.submit(_score, run_file, cell): name for name, cell in cells.items()}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
-
-
-def _score(run_file: str, cell: Cell) -> Arrays:
-    return _opened(run_file).score(cell)
+def score_cells(run_file: str, cells: Sequence[Cell]) -> list[Arrays]:
+    """:meth:`SeedGrid.scores` in a process that has not read ``run_file`` yet."""
+    return _opened(run_file).scores(cells)
 
 
 @lru_cache(maxsize=1)

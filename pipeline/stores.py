@@ -14,13 +14,11 @@ from cache.errors import ConfigError, PermafrostError, RecordsError, StoreError
 from cache.lock import writer_lock
 from cache.sealed import read_sealed
 from cache.storage import has, storage_of
-from pipeline.approximate_scores import index_key
-from pipeline.config import read_config
+from pipeline.config import RAW, read_config
 from pipeline.dataset import Run
 from pipeline.features import feature_sets
-from pipeline.heads import head_key, training_arguments
-from pipeline.score_rows import RAW
-from pipeline.vectors import Vectors
+from pipeline.scores import index_key
+from pipeline.vectors import Vectors, head_key, training_arguments
 from stages.retrieval.indexes.snapshots import read_snapshot
 from stages.retrieval.query_values import read_query_values
 from stages.training import Head, head_identity

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import lru_cache, partial
 from pathlib import Path, PurePath
@@ -25,23 +25,21 @@ import numpy as np
 from cache import fingerprint
 from cache.errors import ConfigError
 from cache.storage import absolute, is_url
-from pipeline.config import HeadRun, RunConfig, parse_config, read_config
+from pipeline.config import RAW, HeadRun, RunConfig, parse_config, read_config
 from pipeline.dataset import Run, run_of
 from pipeline.features import FeatureSet, feature_sets
 from pipeline.progress import Display, duration_text
 from pipeline.run_files import beside, map_paths, run_file_text, write_toml
-from pipeline.score_rows import RAW
 from pipeline.trials import Arrays, run_once
 from stages.analysis import Difference, paired_difference, t_interval
 from stages.ranking import leave_one_out
 from stages.ray_cluster import RayCluster
-from stages.ray_spread import places, spread
 from stages.retrieval.query_values import QueryScores
 from stages.retrieval.scores import VERSION
 from stages.training.recipe import DottedSettings, HeadRecipe, nearest_key
 from stages.training.rows.labelled_rows import in_training_order, rows_digest
 from stages.training.sweep.search_space import Family, SweepConfig, families, search
-from stages.training.sweep.trials import CrossValidation, Trial, cross_validation, run_trials, trial_groups
+from stages.training.sweep.trials import CrossValidation, Trial, cross_validation, trial_groups
 
 
 class Place(NamedTuple):
@@ -183,6 +181,8 @@ def _search(
     """The places of one set of features: the raw feature, and the configurations of the heads that learn from it."""
     validation, backbone = _validation(run, sweep, part), part.name
     keys, classes = validation.query_keys, tuple(validation.records.take(validation.queries).classes)
+    work = partial(_trials, validation), partial(_on_worker, absolute(str(run.file)), backbone)
+    storage, groups = run.storage.below(f"{folder}/trials"), partial(trial_groups, validation)
 
     def place(head: str, method: str, settings: DottedSettings, trial: Trial, name: str | None) -> Place:
         queries = QueryScores(keys, classes, {sweep.objective: trial.values.astype(np.float64)})
@@ -191,31 +191,25 @@ def _search(
     raw = [place(RAW, RAW, {}, validation.raw(), None)] if part.raw else []
     own = [family for family in plan if family.head in {head.name for head in part.heads}]
     tried: dict[str, Place] = {}
-    seconds: list[float] = []  # of each trial that was run now
+    timed = False
     total = int(sum(sweep.budget(family.size()) for family in own))
     with run.display.bar(f"sweeping on {backbone}", "trials") as update:
 
         def score(family: Family, wanted: Sequence[DottedSettings]) -> list[float]:
             """The mean score of each of the ``wanted`` settings; a trial that is new becomes one of those ``tried``."""
+            nonlocal timed
             recipes = [family.recipe(settings) for settings in wanted]
             names = [validation.fingerprint_of(recipe) for recipe in recipes]
             new = {name: names.index(name) for name in names if name not in tried}
-
-            def run_new(unfinished: Mapping[str, int]) -> Iterator[tuple[str, Arrays]]:
-                order = list(unfinished)
-                wanted_now = [recipes[at] for at in unfinished.values()]
-                for at, trial in _run(run, backbone, validation, wanted_now, cluster):
-                    if not seconds:
-                        took, left = duration_text(trial.seconds), total - len(tried)
-                        all_of_them = f"{left:,} trials take about {duration_text(left * trial.seconds)} at that rate"
-                        run.display.say(f"sweeping on {backbone}: the first trial took {took}; {all_of_them}")
-                    seconds.append(trial.seconds)
-                    yield order[at], {key: np.asarray(value) for key, value in vars(trial).items()}
-
-            for name, arrays in run_once(new, run.storage.below(f"{folder}/trials"), run_new):
+            trials = {name: recipes[at] for name, at in new.items()}
+            for name, arrays, is_new in run_once(trials, storage, *work, groups, cluster=cluster):
                 trial = Trial(arrays["scores"], arrays["values"], float(arrays["seconds"]), int(arrays["diverged"]))
-                at = new[name]
-                tried[name] = place(family.head, recipes[at].method, wanted[at], trial, name)
+                if is_new and not timed:
+                    took, left = duration_text(trial.seconds), total - len(tried)
+                    all_of_them = f"{left:,} trials take about {duration_text(left * trial.seconds)} at that rate"
+                    run.display.say(f"sweeping on {backbone}: the first trial took {took}; {all_of_them}")
+                    timed = True
+                tried[name] = place(family.head, trials[name].method, wanted[new[name]], trial, name)
                 best = max(one.value for one in tried.values())
                 update(len(tried), total, f"best {sweep.objective} {best:.4f}")
             return [tried[name].value for name in names]
@@ -230,28 +224,13 @@ def _validation(run: Run, sweep: SweepConfig, part: FeatureSet) -> CrossValidati
     return cross_validation(part.features, train, judge, folds=sweep.folds, seeds=sweep.seeds, seed=run.config.seed)
 
 
-def _run(
-    run: Run,
-    backbone: str,
-    validation: CrossValidation,
-    recipes: Sequence[HeadRecipe],
-    cluster: RayCluster | None,
-) -> Iterator[tuple[int, Trial]]:
-    """The trial of each of ``recipes`` with its index, as they finish."""
-    if cluster is None:
-        yield from run_trials(validation, recipes)
-        return
-    with cluster.joined():
-        share = -(-len(recipes) // places(cluster, len(recipes)))
-        groups = dict(enumerate(trial_groups(validation, recipes, share)))
-        work = partial(_on_worker, absolute(str(run.file)), backbone)
-        things = {number: [recipes[place] for place in group] for number, group in groups.items()}
-        for number, trials in spread(cluster, work, things):
-            yield from zip(groups[number], trials, strict=True)
+def _trials(validation: CrossValidation, recipes: Sequence[HeadRecipe]) -> list[Arrays]:
+    trials = validation.trials(recipes)
+    return [{key: np.asarray(value) for key, value in vars(trial).items()} for trial in trials]
 
 
-def _on_worker(run_file: str, backbone: str, recipes: Sequence[HeadRecipe]) -> list[Trial]:
-    return _opened(run_file, backbone).trials(recipes)
+def _on_worker(run_file: str, backbone: str, recipes: Sequence[HeadRecipe]) -> list[Arrays]:
+    return _trials(_opened(run_file, backbone), recipes)
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ import numpy as np
 from cache.errors import NothingToScoreError
 from pipeline.bundle.layout import Bundle
 from pipeline.dataset import Run
-from pipeline.score_rows import ScoreRow
+from pipeline.scores import ScoreRow
 from pipeline.vectors import Vectors
 from pipeline.views.report.measured import stored_scores
 from stages.analysis.open_set import PairShare

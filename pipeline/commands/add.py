@@ -8,17 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.bundle import Bundle, changes
-from pipeline.commands.options import (
-    BundleFolder,
-    Device,
-    Json,
-    Publish,
-    Quiet,
-    Wait,
-    Workers,
-    emit,
-    images_there,
-)
+from pipeline.commands.options import BundleFolder, Device, Json, Publish, Quiet, Wait, Workers, emit, images_there
 from pipeline.encoder import Encoder
 from pipeline.progress import Display, counted_text, stamped
 from stages.datasets import FolderConfig, SourceConfig, TableConfig

@@ -16,7 +16,7 @@ from cache.errors import ConfigError
 from pipeline.commands.options import Json, Quiet, RunFile, emit
 from pipeline.dataset import open_run
 from pipeline.features import find_features
-from pipeline.views.tables import aligned
+from pipeline.progress import aligned
 from stages import curation
 from stages.curation.tables import Tally, dropped_table, tally, training_table
 from stages.datasets.table import WRITERS, write_table

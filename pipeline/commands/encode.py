@@ -8,15 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.bundle import Bundle
-from pipeline.commands.options import (
-    BundleFolder,
-    Device,
-    Json,
-    Quiet,
-    Workers,
-    emit,
-    images_there,
-)
+from pipeline.commands.options import BundleFolder, Device, Json, Quiet, Workers, emit, images_there
 from pipeline.encoded_table import encode_folder
 from pipeline.encoder import Encoder
 from pipeline.progress import Display

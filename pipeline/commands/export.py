@@ -12,13 +12,7 @@ from cache.storage import is_url
 from pipeline.bundle import Bundle, is_bundle
 from pipeline.bundle.export import export_bundle
 from pipeline.bundle.snapshots import read_snapshot
-from pipeline.commands.options import (
-    BestHead,
-    Json,
-    OneBackbone,
-    Quiet,
-    emit,
-)
+from pipeline.commands.options import BestHead, Json, OneBackbone, Quiet, emit
 from pipeline.dataset import open_run
 from pipeline.searcher import embedder_of
 from pipeline.thresholds import kept_decisions

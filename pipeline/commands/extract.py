@@ -6,42 +6,27 @@ from collections.abc import Sequence
 
 import typer
 
-from pipeline.commands.options import (
-    Address,
-    BatchSize,
-    Cpus,
-    Device,
-    Executor,
-    Json,
-    MaxFailures,
-    Quiet,
-    RetryFailed,
-    RunFile,
-    Wait,
-    Workers,
-    emit,
-    ray_cluster,
-)
+from pipeline.commands import options
 from pipeline.dataset import Run, open_run
 from pipeline.extraction import Extracted, Hardware, extract_features
 
 
 def extract(
-    run_file: RunFile,
-    device: Device = "cpu",
-    batch_size: BatchSize = None,
-    workers: Workers = None,
-    retry_failed: RetryFailed = False,
-    max_failures: MaxFailures = None,
-    wait: Wait = False,
-    executor: Executor = "local",
-    address: Address = None,
-    cpus: Cpus = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    run_file: options.RunFile,
+    device: options.Device = "cpu",
+    batch_size: options.BatchSize = None,
+    workers: options.Workers = None,
+    retry_failed: options.RetryFailed = False,
+    max_failures: options.MaxFailures = None,
+    wait: options.Wait = False,
+    executor: options.Executor = "local",
+    address: options.Address = None,
+    cpus: options.Cpus = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Stage 1: run the frozen backbones over the images that their stores lack."""
-    cluster = ray_cluster(executor, address, cpus)
+    cluster = options.ray_cluster(executor, address, cpus)
     run = open_run(run_file, quiet=quiet, workers=workers)
     done = extract_features(run, Hardware(device, batch_size, workers, retry_failed, wait, cluster))
     for extracted in done:
@@ -51,7 +36,7 @@ def extract(
         line = {**named, **numbers, "failures": [failed._asdict() for failed in failures]}
         counts = f"{extracted.computed:,} images computed, {extracted.present:,} were there"
         text = f"{features.address}: {counts}; {len(failures):,} of {len(run.records):,} records failed"
-        emit(json, text, line)
+        options.emit(json, text, line)
     fail_on_too_many(run, done, max_failures)
 
 

@@ -16,8 +16,8 @@ from cache import Features
 from cache.atomic import disk_errors
 from cache.errors import ConfigError
 from pipeline.commands.options import Head, OneBackbone, Quiet, RunFile
+from pipeline.config import RAW
 from pipeline.dataset import open_run
-from pipeline.score_rows import RAW
 from pipeline.vectors import find_chosen
 from stages.records import Records
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -12,10 +13,7 @@ from cache.errors import ConfigError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.dataset import open_run
 from pipeline.vectors import choose_vectors, find_vectors
-from pipeline.views.trust import (
-    curve_lines,
-    curve_table,
-)
+from pipeline.views.leaderboard import table_by_metric
 from stages.analysis import gallery_curve
 from stages.analysis.sizes import further_distractors
 from stages.retrieval import AttributeMetric
@@ -62,10 +60,33 @@ def gallery_sizes(
         )
         if curve.left_out:
             run.display.warn(f"{curve.left_out:,} further distractors are of a class that searches: left out")
-        lines += curve_lines(curve, each)
+        lines += [
+            {"backbone": each.backbone, "head": each.head, "size": at.size, "sampled": at.sampled,
+             "distractors": at.distractors, "searched": at.searched, "domain": at.score.domain,
+             "metric": at.score.metric, "value": at.score.value, "low": at.score.low, "high": at.score.high,
+             "floor": at.floor, "ceiling": at.ceiling, "queries": at.score.queries,
+             "embeddings": each.store.fingerprint}
+            for at in curve.scores
+        ]  # fmt: skip
     text = "".join(json_module.dumps(line) + "\n" for line in lines)
     key = f"scores/{run.name}.gallery_sizes.jsonl"
-    typer.echo(text if json else curve_table(lines), nl=not json)
+    typer.echo(text if json else _text(lines), nl=not json)
     with unless_read_only(run.display.warn):
         run.storage.put(key, text.encode())
         run.display.say(f"also in {run.storage.address(key)}")
+
+
+def _text(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each backbone, head, domain and size; a column for each metric."""
+    heads = list(dict.fromkeys((line["backbone"], line["head"]) for line in lines))
+    domains = list(dict.fromkeys(line["domain"] for line in lines))
+
+    def place(line: Mapping[str, Any]) -> tuple[int, ...]:
+        return heads.index((line["backbone"], line["head"])), domains.index(line["domain"]), line["sampled"]
+
+    columns = {name: name for name in ("backbone", "head", "domain", "distractors", "searched")}
+    notes = [
+        "every query keeps its relevant rows; distractors are sampled, those of a smaller gallery all in the larger,",
+        "and counted in the mean over queries; [95 % interval over classes]",
+    ]
+    return "\n".join([*table_by_metric(sorted(lines, key=place), columns, ()), *notes])

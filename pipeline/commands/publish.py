@@ -7,12 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.bundle import Bundle, changes
-from pipeline.commands.options import (
-    BundleFolder,
-    Json,
-    Wait,
-    emit,
-)
+from pipeline.commands.options import BundleFolder, Json, Wait, emit
 from pipeline.progress import stamped
 
 

@@ -9,14 +9,7 @@ import typer
 from cache.errors import ConfigError
 from pipeline.bundle import Bundle, changes
 from pipeline.commands.add import bundle_state
-from pipeline.commands.options import (
-    BundleFolder,
-    Json,
-    Publish,
-    Wait,
-    emit,
-    where_values,
-)
+from pipeline.commands.options import BundleFolder, Json, Publish, Wait, emit, where_values
 from pipeline.progress import counted_text, stamped
 
 

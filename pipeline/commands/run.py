@@ -2,22 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.commands import options
 from pipeline.commands.extract import fail_on_too_many
-from pipeline.commands.options import (
-    Address,
-    BatchSize,
-    Cpus,
-    Device,
-    Executor,
-    Json,
-    MaxFailures,
-    Quiet,
-    RetryFailed,
-    RunFile,
-    Wait,
-    Workers,
-    ray_cluster,
-)
 from pipeline.commands.score import print_scores
 from pipeline.dataset import open_run
 from pipeline.extraction import Hardware, extract_features
@@ -25,21 +11,21 @@ from pipeline.vectors import find_vectors
 
 
 def run(
-    run_file: RunFile,
-    device: Device = "cpu",
-    batch_size: BatchSize = None,
-    workers: Workers = None,
-    retry_failed: RetryFailed = False,
-    max_failures: MaxFailures = None,
-    wait: Wait = False,
-    executor: Executor = "local",
-    address: Address = None,
-    cpus: Cpus = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    run_file: options.RunFile,
+    device: options.Device = "cpu",
+    batch_size: options.BatchSize = None,
+    workers: options.Workers = None,
+    retry_failed: options.RetryFailed = False,
+    max_failures: options.MaxFailures = None,
+    wait: options.Wait = False,
+    executor: options.Executor = "local",
+    address: options.Address = None,
+    cpus: options.Cpus = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """All three stages: extract, train-heads, score."""
-    cluster = ray_cluster(executor, address, cpus)
+    cluster = options.ray_cluster(executor, address, cpus)
     opened = open_run(run_file, quiet=quiet, workers=workers)
     done = extract_features(opened, Hardware(device, batch_size, workers, retry_failed, wait, cluster))
     vectors = find_vectors(opened, train=True, device=device)

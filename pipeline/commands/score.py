@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Sequence
-from typing import Annotated, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
 from cache.atomic import unless_read_only
 from cache.errors import ConfigError
 from cache.storage import is_url
-from pipeline.commands.options import (
-    Json,
-    Quiet,
-    RunFile,
-)
-from pipeline.config import RunConfig
+from pipeline.commands.options import Json, Quiet, RunFile
+from pipeline.config import RAW, RunConfig
 from pipeline.dataset import Run, open_run
-from pipeline.score_rows import RAW, json_lines
-from pipeline.scores import score_run
+from pipeline.scores import json_lines, score_run
 from pipeline.vectors import Vectors, find_vectors, with_rows
 from pipeline.views.contact_sheet import draw_nearest
-from pipeline.views.leaderboard import score_table
-from pipeline.views.trust import group_table
+from pipeline.views.leaderboard import score_table, table_by_metric
 from stages.analysis import paired_difference
 from stages.analysis.sizes import ClassSize, stored_by_class_size
 from stages.retrieval.query_values import QueryValues
@@ -51,7 +45,20 @@ def score(
         text = "".join(json_module.dumps(line) + "\n" for line in lines)
         with unless_read_only(run.display.warn):
             run.storage.put(f"scores/{run.name}.groups.jsonl", text.encode())
-        typer.echo(text if json else f"\n{group_table(lines)}\n", nl=False)
+        typer.echo(text if json else f"\n{_group_table(lines)}\n", nl=False)
+
+
+def _group_table(lines: Sequence[dict[str, Any]]) -> str:
+    """A table for each of what scores are grouped by: a line a head and group, a column a metric."""
+    tables = []
+    for by in dict.fromkeys(line["by"] for line in lines):
+        part = [line for line in lines if line["by"] == by]
+        where = "in the gallery, itself not counted" if by == "class_size" else "that heads were trained on"
+        where += "; [95 % interval over classes]"
+        columns = {"backbone": "backbone", "head": "head", "images": "group"}
+        title = f"by the number of images of the query's class {where}"
+        tables += [title, *table_by_metric(part, columns, ("queries", "classes")), ""]
+    return "\n".join(tables).rstrip()
 
 
 def print_scores(run: Run, vectors: Sequence[Vectors], *, json: bool) -> QueryValues:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_module
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -22,11 +23,13 @@ from pipeline.progress import Display
 from pipeline.searcher import Searcher
 from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among, limit_of, thresholds_of
 from pipeline.vectors import find_chosen, with_rows
-from pipeline.views.search import Answer, search_json, search_page, search_text
-from stages.analysis.open_set import PairShare
+from pipeline.views.pages import render
+from pipeline.views.thumbnails import thumbnails
+from stages.analysis.open_set import PairShare, share_at
 from stages.analysis.thresholds import ENOUGH_CLASSES, class_shortage
 from stages.ranking.normalize import Vectors, unit_length
 from stages.retrieval.gallery import LIKE, UNLIKE, combined
+from stages.retrieval.gallery_rows import Match
 
 _NO_SHARES = "what a similarity means is not known here"
 
@@ -80,14 +83,14 @@ def search(
     allowed = searcher.gallery.allowed(filters) & ~np.isin(searcher.gallery.keys, [*like, *unlike])
     passing, exact = None if allowed.all() else allowed, limit is not None or bool(shares)
     answers = [
-        Answer(query.name, query.images, searcher.find(query.vector, k, where=passing, exact=exact)[0])
+        _Answer(query.name, query.images, searcher.find(query.vector, k, where=passing, exact=exact)[0])
         for query in queries
     ]
     for answer in answers:
-        typer.echo((search_json if json else search_text)(answer, limit, shares))
+        typer.echo((_json if json else _text)(answer, limit, shares))
     if html is not None:
         note = ", ".join([f"Of {len(searcher):,} images of {run_file}", *(where or [])])
-        replace_text(html, search_page(answers, limit, shares, f"{note}."))
+        replace_text(html, _page(answers, limit, shares, f"{note}."))
         display.say(f"the page: {html}")
     if unread:
         count = f"{len(unread)} of {len(images)}"
@@ -178,3 +181,66 @@ def _combined(
     added = " + ".join([*(query.name for query in images), *map(repr, text), *like])
     used = [image for query in images for image in query.images]
     return _Query(" - ".join([added, *unlike]), combined(np.concatenate(parts), weights), used)
+
+
+class _Answer(NamedTuple):
+    """A query by name, the images it is made of, and its ``matches``, best first."""
+
+    query: str
+    images: Sequence[str]
+    matches: Sequence[Match]
+
+
+def _text(answer: _Answer, limit: Limit | None, shares: Sequence[PairShare]) -> str:
+    """A line for each match: rank, similarity, the share of pairs this similar that match, label, URI."""
+    accepted = _accepted(answer.matches, limit)
+    if not accepted:
+        return f"{answer.query}\n  {_nothing(answer, limit)}"
+    lines = [
+        f"{rank:>3}  {match.similarity:.3f}{_share_text(match, shares)}  {match.label or '-'}  {match.uri}"
+        for rank, match in enumerate(accepted, 1)
+    ]
+    return "\n".join([answer.query, *lines])
+
+
+def _json(answer: _Answer, limit: Limit | None, shares: Sequence[PairShare]) -> str:
+    """A flat object for each match, or one that says that there is none, a line each."""
+    verdict = {} if limit is None else {"match": True, "threshold": limit.threshold, "rate": limit.rate}
+    lines: list[dict[str, object]] = []
+    for rank, match in enumerate(_accepted(answer.matches, limit), 1):
+        step = share_at(match.similarity, shares)
+        meaning = {} if step is None else {"share": round(step.share, 4), "pairs": step.pairs}
+        place = {"image": answer.query, "rank": rank, "similarity": round(match.similarity, 6)}
+        lines.append({**place, "label": match.label, "key": match.key, "uri": match.uri, **meaning, **verdict})
+    if not lines:
+        nothing = dict.fromkeys(("label", "key", "uri"))
+        nearest = round(answer.matches[0].similarity, 6) if answer.matches else None
+        lines = [{"image": answer.query, "rank": None, "similarity": nearest, **nothing, **verdict, "match": False}]
+    return "\n".join(json_module.dumps(line) for line in lines)
+
+
+def _page(answers: Sequence[_Answer], limit: Limit | None, shares: Sequence[PairShare], note: str) -> str:
+    """The page as HTML, with a picture of every image and nothing loaded from elsewhere."""
+    accepted = [(answer, _accepted(answer.matches, limit)) for answer in answers]
+    uris = [uri for answer, matches in accepted for uri in (*answer.images, *(match.uri for match in matches))]
+    shown = []
+    for answer, matches in accepted:
+        meant = [(match, share_at(match.similarity, shares)) for match in matches]
+        shown.append({"answer": answer, "nothing": "" if matches else _nothing(answer, limit), "matches": meant})
+    return render("search.html", answers=shown, pictures=thumbnails(uris, 160), limit=limit, note=note)
+
+
+def _accepted(matches: Sequence[Match], limit: Limit | None) -> list[Match]:
+    """The ``matches`` at or above the threshold, all where there is none."""
+    return [match for match in matches if limit is None or match.similarity >= limit.threshold]
+
+
+def _nothing(answer: _Answer, limit: Limit | None) -> str:
+    if limit is None or not answer.matches:
+        return "no match: no image of the gallery may be found"
+    return f"no match: the nearest has {answer.matches[0].similarity:.4f}; {limit.summary}"
+
+
+def _share_text(match: Match, shares: Sequence[PairShare]) -> str:
+    step = share_at(match.similarity, shares)
+    return "" if step is None else f"  {step.share:4.0%}"

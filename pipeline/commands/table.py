@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from markupsafe import Markup
 
 from cache import fingerprint
 from cache.atomic import replace_text
@@ -13,13 +16,17 @@ from cache.errors import ConfigError
 from cache.lock import writer_lock
 from cache.storage import absolute
 from pipeline.commands.options import Address, Cpus, Executor, Json, Quiet, RunFile, ray_cluster
+from pipeline.config import RAW
 from pipeline.progress import Display
-from pipeline.score_rows import RAW, json_lines
-from pipeline.seed_grid import Cell, SeedGrid, open_grid, refusals, score_cells, table_rows
-from pipeline.trials import Arrays
+from pipeline.scores import json_lines
+from pipeline.seed_grid import Cell, SeedGrid, TableRow, open_grid, refusals, score_cells, table_rows
+from pipeline.trials import Arrays, run_once
 from pipeline.vectors import Vectors
+from pipeline.views import charts
 from pipeline.views.contact_sheet import draw_nearest
-from pipeline.views.many import table_page, table_text
+from pipeline.views.leaderboard import Bounded, Interval, Leaderboard, Names, leaderboard, own_bounds, text
+from pipeline.views.pages import render
+from stages.processes import processors
 
 _NEAREST, _QUERIES = 10, 8  # images of a ranking in the picture, and queries
 
@@ -48,7 +55,9 @@ def table(
     scored: dict[str, Arrays] = {}
     with writer_lock(folder):
         with display.bar("table", "cells") as update:
-            for name, arrays in score_cells(absolute(run_file), wanted, finished, workers, cluster):
+            local, remote = grid.scores, partial(score_cells, absolute(run_file))
+            count = workers if cluster else workers or processors()
+            for name, arrays, _ in run_once(wanted, finished, local, remote, workers=count, cluster=cluster):
                 scored[name] = arrays
                 update(len(scored), len(wanted), f"{wanted[name].head} on {wanted[name].backbone}")
         by_cell = {cell: scored[name] for cell, name in cells.items()}
@@ -56,8 +65,8 @@ def table(
             f"{cell.head} on {cell.rows:,} images with {cell.backbone} is left out of the curve: {reason}"
             for cell, reason in refusals(by_cell).items()
         ]
-        for text in left_out:
-            display.warn(text)
+        for reason in left_out:
+            display.warn(reason)
         rows = table_rows(grid, by_cell)
         backbone, picture = draw_picture(grid, folder)
         replace_text(folder / "table.jsonl", json_lines(rows))
@@ -85,3 +94,50 @@ def draw_picture(grid: SeedGrid, folder: Path) -> tuple[str, Path]:
             if old != path:
                 old.unlink()
     return part.name, path
+
+
+def table_text(rows: Sequence[TableRow]) -> str:
+    """A line for each backbone, head and number of training rows."""
+    legend = ["± half of the 95 % interval over classes of the mean over seeds; * the best of its backbone"]
+    return text(_leaderboard(rows), legend)
+
+
+def table_page(name: str, rows: Sequence[TableRow], pictures: Mapping[str, str], left_out: Sequence[str] = ()) -> str:
+    """The page without the heads of fewer rows; ``left_out`` says which points the curve lacks, and why."""
+    most: dict[tuple[str, str], int] = {}
+    for row in rows:
+        most[row.backbone, row.head] = max(row.rows, most.get((row.backbone, row.head), 0))
+    board = _leaderboard([row for row in rows if row.rows == most[row.backbone, row.head]])
+    curve = learning_curve(rows, board.metric)
+    return render("table.html", name=name, board=board, curve=curve, pictures=dict(pictures), left_out=left_out)
+
+
+def learning_curve(rows: Sequence[TableRow], metric: str) -> Markup | None:
+    """``metric`` by training rows on the first backbone; None where no head has more than one number of rows."""
+    shown = [row for row in rows if row.backbone == rows[0].backbone and row.metric == metric]
+    lines: list[charts.Line] = []
+    for head in dict.fromkeys(row.head for row in shown if row.rows):
+        curve = sorted((row for row in shown if row.head == head), key=lambda row: row.rows)
+        if len(curve) > 1:
+            points = [(row.rows, row.value) for row in curve]
+            band = [(row.rows, row.low, row.high) for row in curve]
+            lines.append(charts.Line(head, charts.look(len(lines)), points, band))
+    if not lines:
+        return None
+    counts = sorted({at for line in lines for at, _ in line.points})
+    raw = [row.value for row in shown if not row.rows][:1]
+    lines += [charts.Line(RAW, RAW, [(counts[0], value), (counts[-1], value)]) for value in raw]
+    label, across = f"{metric} by training images", "training images"
+    return charts.line_chart(lines, label=label, across=across, ticks_at=counts, log=True, dots=True)
+
+
+def _leaderboard(rows: Sequence[TableRow]) -> Leaderboard:
+    scores: list[tuple[Names, Names, str, Bounded]] = []
+    gains: dict[Names, dict[str, Bounded]] = {}
+    for row in rows:
+        names = (row.backbone, row.head, f"{row.rows:,}" if row.rows else "-")
+        scores.append((names, (row.backbone,), row.metric, Interval(row.value, row.low, row.high)))
+        if row.gain is not None and row.gain_low is not None and row.gain_high is not None:
+            gains.setdefault(names, {})[row.metric] = Interval(row.gain, row.gain_low, row.gain_high)
+    bounds = own_bounds({row.metric: row.value for row in rows})
+    return leaderboard(scores, ("backbone", "head", "rows"), gains=gains, bounds=bounds)

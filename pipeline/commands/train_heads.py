@@ -7,15 +7,9 @@ from typing import Annotated
 import typer
 
 from cache.errors import RecordsError
-from pipeline.commands.options import (
-    Device,
-    Json,
-    Quiet,
-    RunFile,
-    emit,
-)
+from pipeline.commands.options import Device, Json, Quiet, RunFile, emit
+from pipeline.config import RAW
 from pipeline.dataset import open_run
-from pipeline.score_rows import RAW
 from pipeline.vectors import find_vectors
 from stages.training.process_group import is_first, torchrun_group
 

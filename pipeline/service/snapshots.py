@@ -18,7 +18,7 @@ from cache.storage import is_url
 from pipeline.bundle import Bundle, current_number, is_bundle, read_snapshot
 from pipeline.bundle.snapshots import CURRENT
 from pipeline.dataset import Run, open_run
-from pipeline.score_rows import ScoreRow
+from pipeline.scores import ScoreRow
 from pipeline.searcher import Searcher
 from pipeline.service.gallery import Gallery, ServedHead
 from pipeline.thresholds import kept_decisions, thresholds_of

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from pipeline.score_rows import RAW, ScoreRow
+from pipeline.config import RAW
+from pipeline.progress import aligned
+from pipeline.scores import ScoreRow
 from pipeline.views.pages import pieces
-from pipeline.views.tables import aligned
 from stages.analysis import Change, Difference
 from stages.retrieval.attributes import CEILING, FLOOR
 from stages.retrieval.scores import ALL
@@ -206,6 +207,27 @@ def score_table(rows: Sequence[ScoreRow]) -> str:
         bounds=_overall_bounds(rows),
     )
     return text(board, ["± half of the 95 % interval over classes; * the best of its backbone"])
+
+
+def table_by_metric(lines: Sequence[Mapping[str, Any]], columns: Mapping[str, str], counts: Sequence[str]) -> list[str]:
+    """A row for each place, which the keys ``columns`` of the ``lines`` name by title, and a column for each metric.
+
+    A score has both ends of its interval: they need not be as far from it. The ``counts`` come last.
+    """
+
+    def cell(value: Any) -> str:
+        return value if isinstance(value, str) else f"{value:,.0f}"
+
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    last: dict[tuple[str, ...], list[str]] = {}
+    for line in lines:
+        place = tuple(cell(line[key]) for key in columns.values())
+        rows.setdefault(place, {})[line["metric"]] = f"{line['value']:.3f} [{line['low']:.3f}, {line['high']:.3f}]"
+        last.setdefault(place, [cell(line[key]) for key in counts])
+    metrics = list(dict.fromkeys(line["metric"] for line in lines))
+    table = [[*columns, *metrics, *counts]]
+    table += [[*place, *(scores.get(name, "-") for name in metrics), *last[place]] for place, scores in rows.items()]
+    return aligned(table, texts=3)
 
 
 def own_bounds(values: Mapping[str, float]) -> dict[str, tuple[float, float]]:

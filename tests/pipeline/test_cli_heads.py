@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import parse_config
-from pipeline.heads import summary_text
+from pipeline.vectors import summary_text
 from stages.training import PcaHeadConfig, TrainingSummary
 from stages.training.rows.sampling import OneDomainConfig
 from tests.typed import CATALOGUE, ROOT, finished, permafrost

@@ -4,8 +4,8 @@ import pytest
 
 from cache.errors import ConfigError
 from pipeline.config import HeadRun
-from pipeline.heads import device_for
 from pipeline.progress import Display
+from pipeline.vectors import device_for
 from stages.training import ArcFaceConfig, LinearHeadConfig, MultilabelHeadConfig
 from stages.training.pairs.kinds import TripletConfig
 from stages.training.recipe import HeadRecipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.score_rows import ScoreRow
+from pipeline.scores import ScoreRow
 from pipeline.views.leaderboard import BEHIND, GAIN, Interval, Leaderboard, Row, leaderboard, score_table, text
 
 

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from pipeline.commands.table import table_page
 from pipeline.seed_grid import TableRow
 from pipeline.views.leaderboard import Interval, Leaderboard, Row
-from pipeline.views.many import table_page
 from pipeline.views.pages import breakable, pieces
 
 METRICS = ("mmp@5", "map@r", "hit@1", "recall@10", "map")

@@ -18,8 +18,7 @@ from pipeline.config import HeadRun, parse_config, read_config
 from pipeline.dataset import Run, read_dataset, run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
-from pipeline.score_rows import json_lines
-from pipeline.scores import rows_key, score_run, values_key
+from pipeline.scores import json_lines, rows_key, score_run, values_key
 from pipeline.searcher import Searcher
 from pipeline.thresholds import keep_decisions, kept_decisions
 from pipeline.vectors import Vectors, choose_vectors, find_vectors

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from pipeline.commands.health import health_of_run
 from pipeline.dataset import Run, remarks
-from pipeline.score_rows import ScoreRow
+from pipeline.scores import ScoreRow
 from pipeline.thresholds import kept_decisions
 from pipeline.vectors import Vectors
 from pipeline.views.leaderboard import Leaderboard

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from pipeline.heads import summary_text
+from pipeline.vectors import summary_text
 from pipeline.views.charts import Line, line_chart, look
 from pipeline.views.report.measured import Measured
 from stages.training import EpochLog

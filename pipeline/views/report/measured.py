@@ -10,9 +10,9 @@ import numpy as np
 from markupsafe import Markup
 
 from cache.errors import MissingRowsError
+from pipeline.config import RAW
 from pipeline.dataset import Run
-from pipeline.score_rows import RAW, ScoreRow
-from pipeline.scores import rows_key, score_run, scored_data, values_key
+from pipeline.scores import ScoreRow, rows_key, score_run, scored_data, values_key
 from pipeline.vectors import Vectors
 from pipeline.views.charts import Bar, interval_chart
 from pipeline.views.leaderboard import Leaderboard, Row
