@@ -62,7 +62,7 @@ def encode_folder(
         shutil.rmtree(parts, ignore_errors=True)
         return Written(len(keys), 0, _failed(pq.read_table(output, columns=["key", "error"])))
     with writer_lock(parts / "encode"):
-        if other := [part for part in parts.glob("*.parquet") if _made_from(part) != made_from]:
+        if other := [part for part in parts.glob("*.parquet") if _made_from(part) not in ("", made_from)]:
             on_note(f"note: {folder} or the bundle has changed since {parts} was written: all is encoded anew")
             for part in other:
                 part.unlink()
