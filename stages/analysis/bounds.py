@@ -219,10 +219,10 @@ def attribute_bounds(
     """
     wanted = [metric_of(name, similar or {}) for name in dict.fromkeys(metrics)]
     bounds = {metric.name: Bounds(*(np.full(len(queries), np.nan) for _ in range(2))) for metric in wanted}
-    for rows, itself, worth_of in graded_blocks(queries, gallery, wanted, similar or {}):
+    for rows, itself, grades in graded_blocks(queries, gallery, wanted, similar or {}):
         (place,) = np.nonzero(itself >= 0)
         for metric in wanted:
-            worth = worth_of(metric)
+            worth = grades[metric.mixture]
             for end, ranking in zip(bounds[metric.name], (np.zeros_like(worth), worth.copy()), strict=True):
                 ranking[place, itself[place]] = -1  # the query itself is last
                 end[rows] = metric.value(worth, Ties.of(ranking))

@@ -12,8 +12,7 @@ A metric's name may end in ``:`` and the name of a mixture; without, every attri
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -40,7 +39,7 @@ _LARGEST = 20_000  # N x N numbers are in memory
 CEILING, FLOOR = ".ceiling", ".floor"
 """What the names of a metric's bounds end in: the score of a perfect ranking, and of one by chance."""
 
-_ARRAYS = 8  # of the size (block, G), held at once
+_ARRAYS = 7  # of the size (block, G), held at once beside the grades of each mixture
 _GRADED = re.compile(r"graded_map|graded_ndcg(_exp)?(@[1-9][0-9]*)?")
 
 
@@ -113,10 +112,10 @@ def evaluate_attributes(
     searching, searched = sides.searching, sides.searched
     gallery_rows, asking = (unit_length(vectors.read(side.digests)) for side in (searched, searching))
     per_query = {metric.name: np.full(len(searching), np.nan) for metric in wanted}
-    for rows, itself, worth_of in graded_blocks(searching, searched, wanted, similar):
+    for rows, itself, worth in graded_blocks(searching, searched, wanted, similar):
         ties = Ties.of(compare_all(gallery_rows, asking[rows], itself))
         for metric in wanted:
-            per_query[metric.name][rows] = metric.value(worth_of(metric), ties)
+            per_query[metric.name][rows] = metric.value(worth[metric.mixture], ties)
     answerable = ~np.any([np.isnan(values) for values in per_query.values()], axis=0)
     if not answerable.any():
         raise NothingToScoreError(
@@ -186,41 +185,32 @@ def metric_of(name: str, similar: Mixtures) -> AttributeMetric:
 
 def graded_blocks(
     searching: Records, searched: Records, wanted: Sequence[AttributeMetric], similar: Mixtures
-) -> Iterator[tuple[Rows, Rows, Callable[[AttributeMetric], Grades]]]:
+) -> Iterator[tuple[Rows, Rows, dict[str | None, Grades]]]:
     """The queries with any of the attributes, block by block: rows (n,), the gallery row of each or -1, and grades.
 
-    These are (n, G) for a metric of ``wanted``; the query itself is worth nothing.
+    These are (n, G), by the mixtures of the metrics ``wanted``; the query itself is worth nothing.
     """
     names = attributes_of(searching)
     alike = {metric.mixture: AttributeGrades(searching, searched, metric.weights(similar, names)) for metric in wanted}
     answerable = np.flatnonzero(np.all([grading.answerable for grading in alike.values()], axis=0))
     itself = own_rows(searching.keys, searched.keys)
-    for block in query_blocks(len(answerable), _ARRAYS * len(searched)):
+    for block in query_blocks(len(answerable), (_ARRAYS + len(alike)) * len(searched)):
         rows = answerable[block]
-        yield rows, itself[rows], partial(_worth, alike, rows, itself[rows])
+        worth = {mixture: grading.grades(rows) for mixture, grading in alike.items()}
+        (place,) = np.nonzero(itself[rows] >= 0)
+        for grades in worth.values():
+            grades[place, itself[rows][place]] = 0
+        yield rows, itself[rows], worth
 
 
-def _worth(alike: Mapping[str | None, AttributeGrades], rows: Rows, itself: Rows, metric: AttributeMetric) -> Grades:
-    grades = alike[metric.mixture].grades(rows)
-    (place,) = np.nonzero(itself >= 0)
-    grades[place, itself[place]] = 0
-    return grades
+def legacy_map(
+    vectors: npt.NDArray[np.generic], records: Records, attributes: Sequence[str]
+) -> tuple[Values, Values, Values]:
+    """``legacy_map@10`` of each of ``vectors`` (N, E) of ``records``; RecordsError where it cannot be had.
 
-
-class Legacy(NamedTuple):
-    """``legacy_map@10`` of each query (N,) beside what bounds it.
-
-    ``ceiling`` is the mean for a ranking by the labels' own similarity, and ``floor`` for any ranking by chance, both
-    over all orders of what ties.
+    Beside it are the ceiling, the mean for a ranking by the labels' own similarity, and the floor, that for any ranking
+    by chance, both over all orders of what ties.
     """
-
-    value: Values
-    ceiling: Values
-    floor: Values
-
-
-def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: Sequence[str]) -> Legacy:
-    """The measure for ``vectors`` (N, E) of ``records``, in their order; RecordsError where it cannot be had."""
     if not K < len(vectors) <= _LARGEST:
         raise RecordsError(
             f"legacy_map@{K} compares a set with itself, every record with every other: it takes {K + 1} to "
@@ -235,7 +225,7 @@ def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: S
     relevant = np.zeros(labels.shape, np.bool_)
     np.put_along_axis(relevant, truth, values=True, axis=1)
     ceiling, floor = (_expected(Ties.of(ranking), relevant) for ranking in (labels.T, np.zeros_like(labels)))
-    return Legacy(average_precision(truth, first(pictures)), ceiling, floor)
+    return average_precision(truth, first(pictures)), ceiling, floor
 
 
 def label_similarity(texts: Sequence[str | None], attributes: Sequence[Sequence[str | None]]) -> Values:

@@ -23,7 +23,6 @@ from stages.retrieval.indexes.faiss_search import (
     VectorRows,
     append,
     best_of,
-    compare_again,
     in_blocks,
     keeps_ids,
     search_index,
@@ -141,7 +140,7 @@ class GalleryIndex(KeyedRows):
         ids, similarity = self._found(queries, width, left_out, allowed)
         if self.originals is not None:
             places = ids if counts_rows else self.places(ids)
-            ids, similarity = compare_again(self.originals, queries, places, k)
+            ids, similarity = best_of(places, similarities(self.originals, queries, places), k)
             counts_rows = True
         return (self._ids(ids) if counts_rows else ids), similarity
 
