@@ -6,6 +6,8 @@ where nothing is, 130 stopped by Ctrl-C, 143 by SIGTERM.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -16,51 +18,28 @@ from functools import wraps
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from pipeline import progress
-from pipeline.progress import LogFormat, lost_output, open_streams
+from pipeline.progress import LogFormat
 
-COMMANDS = {
-    "plan": "Say what `extract` would compute: images, bytes, time. Writes no feature.",
-    "extract": "Stage 1: run the frozen backbones over the images that their stores lack.",
-    "train-heads": "Stage 2: train the heads on stored features, and embed with them.",
-    "score": "Stage 3: search the gallery for every query, and score raw features beside every head.",
-    "run": "All three stages: extract, train-heads, score.",
-    "demo": "Draw a catalogue of products, extract, train, score, and show one picture.",
-    "init": "Look at your images and write a commented run file that works as it is.",
-    "keys": "Print every key of a run file: its type, its default, what it means.",
-    "curate": "Write a compact table of training images without duplicates.",
-    "sweep": "Try many configurations of the heads on held-out training classes, and rank them.",
-    "table": "Train the heads of a run with several seeds, and print a table with intervals.",
-    "report": "Write one HTML page about a run.",
-    "search": "Print the images of the run's gallery that are nearest to yours, or that there is no match.",
-    "features": "Write features or embeddings to one file, for other programs.",
-    "export": "Write a head with its networks and gallery as one folder that opens on another machine.",
-    "serve": "Serve search over HTTP: a page for people, answers in JSON for programs.",
-    "encode": "Write the vectors of a folder as a Parquet file; killed and started again, it goes on.",
-    "add": "Write a new snapshot of a bundle with more images; `publish` has it searched.",
-    "remove": "Write a new snapshot of a bundle without some images; `publish` has it searched.",
-    "publish": "Have the newest snapshot of a bundle searched, by one rename, also while it is served.",
-    "inspect": "Print what a store holds: identity, provenance, rows, failures, bytes.",
-    "verify": "Check every checksum and every row of the stores.",
-    "compact": "Drop the rows that none of the run files lists, and heads and scores that none names.",
-    "compare": "Say how much better one run or head is than another, and which queries changed most.",
-    "gallery-sizes": "Score the same queries in galleries of several sizes.",
-    "threshold": "Choose the similarity below which there is no match, and say how often that is wrong.",
-    "health": "Look for what makes scores wrong: copies across splits, labels, hubs, dead dimensions.",
-}
-"""Every command, in a file of its own in ``pipeline/commands``, with its line in ``permafrost --help``."""
+COMMANDS = (
+    "plan", "extract", "train-heads", "score", "run", "demo", "init", "keys", "curate", "sweep", "table", "report",
+    "search", "features", "export", "serve", "encode", "add", "remove", "publish", "inspect", "verify", "compact",
+    "compare", "gallery-sizes", "threshold", "health",
+)  # fmt: skip
+"""Every command, in a file of its own in ``pipeline/commands``, in the order of ``permafrost --help``."""
 
 _WRONG_USAGE, _INTERRUPTED = 2, 130
 _STOPPED = "Stopped. What is stored stays: the same command goes on from there."
 _GRACE_SECONDS = 0.5
 _SHOW_CURSOR = "\x1b[?25h"
 _HOME = Path(__file__).resolve().parent.parent
+_lost: dict[int, OSError] = {}  # why results did not reach a descriptor
 
 
 class Commands(TyperGroup):
@@ -68,13 +47,20 @@ class Commands(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = {name: TyperCommand(name, help=summary) for name, summary in COMMANDS.items()}
+        self.commands = {name: TyperCommand(name, help=summary_of(name)) for name in COMMANDS}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that ``args`` names first, imported, and the arguments that are left for it."""
         if args[0] in COMMANDS:
             self.commands[args[0]] = load_command(args[0])
         return super().resolve_command(ctx, args)
+
+
+def summary_of(name: str) -> str:
+    """What the command does, by the first line of its file, which need not be imported."""
+    with (_HOME / f"pipeline/commands/{name.replace('-', '_')}.py").open(encoding="utf-8") as file:
+        summary = file.readline().partition("``: ")[2].rstrip('."\n')
+    return f"{summary[:1].upper()}{summary[1:]}."
 
 
 def load_command(name: str) -> TyperCommand:
@@ -153,7 +139,7 @@ def check_siblings() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
-    open_streams()
+    _open_streams()
     _exit(run_typed(sys.argv[1:], _leave_when_stopped()))
 
 
@@ -231,8 +217,60 @@ def _say(text: str, level: str = "error") -> None:
 def _exit(status: int) -> NoReturn:
     """Leave at once: a forward that is still in the network is not waited for."""
     sys.stdout.flush()
-    if not status and (error := lost_output()):
+    if not status and (error := _lost_output()):
         _say(f"stdout: {error.strerror}. All is done but for what was to be printed: give the command again.")
         status = 1
     sys.stderr.flush()
     os._exit(status)
+
+
+def _open_streams() -> None:
+    """Replace ``sys.stdout`` and ``sys.stderr`` by streams whose writes do not fail.
+
+    A descriptor that is closed, as daemons and schedulers leave it, is opened on ``/dev/null`` first: the next file
+    that is opened would get its number, and what libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    sys.stdout, sys.stderr = _text(sys.stdout, 1), _text(sys.stderr, 2)
+
+
+def _lost_output() -> OSError | None:
+    """Why results did not reach stdout; None where they did, or where their reader wants no more (``| head``)."""
+    error = _lost.get(1)
+    return None if error is None or error.errno == errno.EPIPE else error
+
+
+class _Unfailing(io.RawIOBase):
+    """Writes to a descriptor; after the first failure it discards everything."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def fileno(self) -> int:
+        return self._number
+
+    def isatty(self) -> bool:
+        return os.isatty(self._number)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        if self._number not in _lost:
+            try:
+                return os.write(self._number, content)
+            except OSError as error:
+                _lost[self._number] = error
+        return len(content)
+
+
+def _text(stream: TextIO | None, number: int) -> TextIO:
+    """A stream like ``stream``, which is None where the descriptor ``number`` was closed."""
+    encoding, errors = ("utf-8", None) if stream is None else (stream.encoding, stream.errors)
+    raw = _Unfailing(number)
+    lines = number == 2 or raw.isatty()
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=lines)

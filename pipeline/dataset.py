@@ -9,8 +9,8 @@ from pathlib import Path, PurePath
 import pyarrow as pa
 
 from cache import DigestCache, Storage, fingerprint
-from cache.copies import cache_folder
 from cache.errors import ConfigError
+from cache.layout import cache_folder
 from cache.storage import has, is_url, storage_of
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
@@ -54,6 +54,11 @@ class Run:
         """The folder for what only saves time on this machine."""
         return _scratch(self.config)
 
+    @property
+    def digests(self) -> DigestCache:
+        """The digests of files as they were when they were read last."""
+        return DigestCache(self.scratch / "digests.sqlite")
+
 
 def _scratch(config: RunConfig) -> Path:
     """The artifacts, or where they are in object storage a folder beside the copies of objects."""
@@ -68,14 +73,9 @@ def open_run(run_file: Path | str, *, quiet: bool = False, workers: int | None =
 
 
 def run_of(config: RunConfig, display: Display, run_file: Path | str = "run.toml", workers: int | None = None) -> Run:
-    """The run of ``config``, which ``run_file`` holds, with its records."""
+    """The run of ``config``, which ``run_file`` holds, with its records, each with the digest of its bytes."""
     if is_url(config.artifacts):  # what cannot be reached is said before any image is read
         has(storage_of(config.artifacts), "features")
-    return Run(run_file, config, read_dataset(config, display, workers), display)
-
-
-def read_dataset(config: RunConfig, display: Display, workers: int | None = None) -> Records:
-    """The records of the run, each with the digest of its bytes."""
     digests = DigestCache(_scratch(config) / "digests.sqlite", workers=workers)
     with display.bar("reading records", "files") as update:
         records = read_records(
@@ -89,7 +89,7 @@ def read_dataset(config: RunConfig, display: Display, workers: int | None = None
         display.say(note)
     for remark in remarks(config, records, counts):
         display.warn(f"note: {remark}")
-    return records
+    return Run(run_file, config, records, display)
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
@@ -101,14 +101,15 @@ def counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items() if count)
 
 
-def recalled(config: RunConfig, records: Records) -> Records:
-    """``records`` with the digests that the images that cannot be read now had when they were read last."""
+def recalled(run: Run) -> Run:
+    """The ``run`` with the digests that the images that cannot be read now had when they were read last."""
+    records = run.records
     unread = records.unreadable().uris
-    digests = DigestCache(_scratch(config) / "digests.sqlite").remembered(unread)
-    known = dict(zip(unread, digests, strict=True))
+    known = dict(zip(unread, run.digests.remembered(unread), strict=True))
     column = [digest or known.get(uri) for uri, digest in zip(records.uris, records.digests, strict=True)]
     place, field = records.table.schema.get_field_index("digest"), records.table.schema.field("digest")
-    return replace(records, table=records.table.set_column(place, field, pa.array(column, field.type)))
+    table = records.table.set_column(place, field, pa.array(column, field.type))
+    return replace(run, records=replace(records, table=table))
 
 
 def remarks(config: RunConfig, records: Records, counts: Mapping[str, int]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from cache import DigestCache, FeatureStore
+from cache import FeatureStore
 from cache.digest_list import DigestIndex, as_digests
 from cache.errors import ConfigError, NothingToScoreError, SettingsError
 from cache.features import fused_name
@@ -110,9 +110,8 @@ def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
     for wanted in run.config.backbones:
         if isinstance(wanted, PrecomputedConfig):
             run.display.say(f"reading {wanted.name} from {wanted.path}")
-            folder, digests = run.storage.below("features"), DigestCache(run.scratch / "digests.sqlite")
-            dtype, wait = run.config.extraction.dtype, hardware.wait
-            done.append(import_features(wanted, run.records, folder, dtype=dtype, wait=wait, digests=digests))
+            how: dict[str, Any] = {"dtype": run.config.extraction.dtype, "wait": hardware.wait, "digests": run.digests}
+            done.append(import_features(wanted, run.records, run.storage.below("features"), **how))
     images = len(run.records.digests.readable().unique())
     summaries = []
     for filled in done:

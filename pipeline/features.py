@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from cache import DigestCache, FeatureStore
+from cache import FeatureStore
 from cache.errors import ConfigError, MissingRowsError, StaleStoreError
 from cache.features import fused_name
 from pipeline.config import FeaturesConfig, HeadRun
@@ -99,8 +99,7 @@ def _filled(run: Run, wanted: FeaturesConfig) -> tuple[tuple[Backbone, ...], lis
     """
     folder, dtype = run.storage.below("features"), run.config.extraction.dtype
     if isinstance(wanted, PrecomputedConfig):
-        digests = DigestCache(run.scratch / "digests.sqlite")
-        return (), [find_imported(wanted, run.records, folder, dtype=dtype, remedy=_REMEDY, digests=digests)]
+        return (), [find_imported(wanted, run.records, folder, dtype=dtype, remedy=_REMEDY, digests=run.digests)]
     noted = noted_backbones(wanted, run.records, folder)
     if not noted:  # never extracted, or something changed since: then its identity says what
         noted = [known_backbones(wanted, run.records, folder, on_load=run.display.say)]

@@ -1,18 +1,13 @@
-"""What commands print on, and how: messages and bars on stderr; a stream that is closed or full ends no work."""
+"""What commands say while they work, and how: messages and bars on stderr, numbers and tables in words."""
 
 from __future__ import annotations
 
-import errno
-import io
 import json
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -143,58 +138,3 @@ def aligned(table: Sequence[Sequence[str]], *, texts: int) -> list[str]:
         ).rstrip()
         for line in table
     ]
-
-
-def open_streams() -> None:
-    """Replace ``sys.stdout`` and ``sys.stderr`` by streams whose writes do not fail.
-
-    A descriptor that is closed, as daemons and schedulers leave it, is opened on ``/dev/null`` first: the next file
-    that is opened would get its number, and what libraries print.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
-    sys.stdout, sys.stderr = _text(sys.stdout, 1), _text(sys.stderr, 2)
-
-
-def lost_output() -> OSError | None:
-    """Why results did not reach stdout; None where they did, or where their reader wants no more (``| head``)."""
-    error = _lost.get(1)
-    return None if error is None or error.errno == errno.EPIPE else error
-
-
-_lost: dict[int, OSError] = {}  # by descriptor
-
-
-class _Unfailing(io.RawIOBase):
-    """Writes to a descriptor; after the first failure it discards everything."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def fileno(self) -> int:
-        return self._number
-
-    def isatty(self) -> bool:
-        return os.isatty(self._number)
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content: Any) -> int:
-        if self._number not in _lost:
-            try:
-                return os.write(self._number, content)
-            except OSError as error:
-                _lost[self._number] = error
-        return len(content)
-
-
-def _text(stream: TextIO | None, number: int) -> TextIO:
-    """A stream like ``stream``, which is None where the descriptor ``number`` was closed."""
-    encoding, errors = ("utf-8", None) if stream is None else (stream.encoding, stream.errors)
-    raw = _Unfailing(number)
-    lines = number == 2 or raw.isatty()
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=lines)

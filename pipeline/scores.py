@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
-from typing import Any, NamedTuple, cast
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from cache import Features, LocalStorage, digest_bytes, fingerprint
+from cache import LocalStorage, digest_bytes, fingerprint
 from cache.atomic import unless_read_only
 from cache.errors import ConfigError, RecordsError, UnwritableError
 from cache.fingerprint import JSON
@@ -169,7 +169,15 @@ def text_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores]]:
         return
     digests = [digest_bytes(sentence.encode()) for sentence in new]
     asking = {"key": [f"text: {sentence}" for sentence in new], "digest": digests}
-    both = cast("Features", _WithText(vectors.store, dict(zip(digests, embed_text(head, new), strict=True))))
+    store, texts = vectors.store, dict(zip(digests, embed_text(head, new), strict=True))
+    both: Any = SimpleNamespace(  # the store, and the sentences beside it: as much of Features as evaluate reads
+        address=store.address,
+        absent=lambda wanted: store.absent([digest for digest in wanted if digest not in texts]),
+        usable=lambda wanted: store.usable(wanted) | np.array([digest in texts for digest in wanted], np.bool_),
+        read=lambda wanted: (
+            np.stack([texts[one] for one in wanted]) if any(one in texts for one in wanted) else store.read(wanted)
+        ),
+    )
     images = {"key": gallery.keys, "digest": gallery.table["digest"]}
     queries, images_ = _labelled(asking, new), _labelled(images, [sentence or None for sentence in searched])
     scores = evaluate(both, queries=queries, gallery=images_, metrics=metrics, ties=run.config.retrieval.ties)
@@ -179,28 +187,6 @@ def text_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores]]:
 def _labelled(columns: dict[str, object], labels: Sequence[str | None]) -> Records:
     table = pa.table({**columns, "label": pa.array(labels, pa.string()), "domain": pa.nulls(len(labels), pa.string())})
     return Records(table, {})
-
-
-class _WithText:
-    """A store of embeddings, with the ``vectors`` of text beside them by digest: what :func:`evaluate` reads of one."""
-
-    def __init__(self, store: Features, vectors: dict[bytes, npt.NDArray[np.float32]]) -> None:
-        self._store, self._vectors = store, vectors
-
-    @property
-    def address(self) -> str:
-        return self._store.address
-
-    def absent(self, digests: Sequence[bytes]) -> Sequence[bytes]:
-        return self._store.absent([digest for digest in digests if digest not in self._vectors])
-
-    def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
-        return self._store.usable(digests) | np.array([digest in self._vectors for digest in digests], np.bool_)
-
-    def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
-        if len(digests) and digests[0] in self._vectors:
-            return np.stack([self._vectors[digest] for digest in digests])
-        return self._store.read(digests)
 
 
 def check_by_label(run: Run) -> None:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cache import Features, fingerprint
-from cache.errors import MissingRowsError, RecordsError, SettingsError
+from cache.errors import RecordsError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from pipeline.config import RAW, HeadRun, read_config
@@ -210,11 +210,10 @@ def refusals(scored: Mapping[Cell, Arrays]) -> dict[Cell, str]:
 def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
     """The rows of every metric, in the order of the cells; none of a point that some seed refused."""
     refused = refusals(scored)
-    scored = {cell: arrays for cell, arrays in scored.items() if cell._replace(seed=0) not in refused}
     groups: dict[tuple[str, str, int | None], list[list[QueryScores]]] = {}
-    classes = dict(zip(grid.run.records.keys, grid.run.records.classes, strict=True))
     for cell, arrays in scored.items():
-        groups.setdefault((cell.backbone, cell.head, cell.rows), []).append(read_scores(arrays, classes))
+        if cell._replace(seed=0) not in refused:
+            groups.setdefault(cell[:3], []).append(read_scores(arrays))
     rows = []
     for (backbone, head, count), by_seed in groups.items():
         trained = grid.rows(Cell(backbone, head, count, grid.run.config.seed))
@@ -227,40 +226,23 @@ def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
             lows, highs = (end.tolist() for end in share_interval(whole))
             for (metric, by_query), low, high in zip(values.items(), lows, highs, strict=True):
                 gain = gains.get(metric)
-                rows.append(
-                    TableRow(
-                        backbone,
-                        head,
-                        trained,
-                        metric,
-                        float(by_query.mean()),
-                        low,
-                        high,
-                        float(by_query.mean(1).std(ddof=1)) if len(by_query) > 1 else 0.0,
-                        *by_query.shape,
-                        *((None, None, None) if gain is None else (gain.value, gain.low, gain.high)),
-                    )
-                )
+                spread = float(by_query.mean(1).std(ddof=1)) if len(by_query) > 1 else 0.0
+                ends = (None, None, None) if gain is None else (gain.value, gain.low, gain.high)
+                names = backbone, head, trained, metric
+                rows.append(TableRow(*names, float(by_query.mean()), low, high, spread, *by_query.shape, *ends))
     return rows
 
 
-def read_scores(arrays: Arrays, classes: Mapping[str, str | None]) -> list[QueryScores]:
-    """The values by query that :meth:`SeedGrid.score` made, those of the same queries together.
-
-    A cell of an earlier version does not hold the class of each query: ``classes`` has them by key.
-    """
+def read_scores(arrays: Arrays) -> list[QueryScores]:
+    """The values by query that :meth:`SeedGrid.score` made, those of the same queries together."""
     parts: dict[str, dict[str, Any]] = {}
     for name, values in arrays.items():
         part, _, metric = name.partition(" ")
         parts.setdefault(part, {})[metric] = values
-    scores = []
-    for by_name in parts.values():
-        keys = tuple(map(str, by_name.pop("")))
-        if unknown := [key for key in keys if "class" not in by_name and key not in classes]:
-            raise MissingRowsError(f"a finished cell has the query {unknown[0]!r}, since renamed: delete the cells.")
-        names = by_name.pop("class", [classes.get(key) for key in keys])
-        scores.append(QueryScores(keys, tuple(str(name) if name else None for name in names), by_name))
-    return scores
+    return [
+        QueryScores(tuple(map(str, by_name.pop(""))), tuple(str(c) or None for c in by_name.pop("class")), by_name)
+        for by_name in parts.values()
+    ]
 
 
 def score_cells(run_file: str, cells: Sequence[Cell]) -> list[Arrays]:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cache import FeatureStore
 from cache import compact as compact_store
-from cache.errors import StoreError
-from pipeline import stores
-from pipeline.commands.options import RunFiles
+from cache.errors import RecordsError, StoreError
+from cache.lock import writer_lock
+from cache.storage import storage_of
+from pipeline.commands.options import RunFiles, stores_below
+from pipeline.config import RAW
 from pipeline.dataset import Run, open_run, recalled
+from pipeline.features import feature_sets
+from pipeline.scores import index_key
+from pipeline.vectors import Vectors, head_key, training_arguments
+from stages.training import head_identity
+
+_MADE = ("heads/*/*", "embeddings/*/*", "indexes/*/*", "searchers/*/*")  # the last by earlier versions alone
 
 
 def compact(
@@ -23,18 +34,18 @@ def compact(
     runs: dict[Path, list[Run]] = {}
     for run_file in run_files:
         run = open_run(run_file, quiet=True)
-        unread, as_it_was = run.records.unreadable().uris, recalled(run.config, run.records)
-        _say_unread(run_file, unread, as_it_was.unreadable().uris)
-        runs.setdefault(run.artifacts, []).extend([run, *([replace(run, records=as_it_was)] if unread else [])])
+        unread, as_it_was = run.records.unreadable().uris, recalled(run)
+        _say_unread(run_file, unread, as_it_was.records.unreadable().uris)
+        runs.setdefault(run.artifacts, []).extend([run, *([as_it_was] if unread else [])])
     listed = {digest for named in runs.values() for run in named for digest in run.records.digests}
     for folder, named in sorted(runs.items()):
-        gone = stores.unnamed(folder, named)
+        gone = _unnamed(folder, named)
         for path in gone:
-            megabytes = f"{stores.size_of(path) / 1e6:,.1f} MB"
+            megabytes = f"{size_of(path) / 1e6:,.1f} MB"
             if yes:
-                stores.remove(path)
+                _remove(path)
             typer.echo(f"{path}: {megabytes} {'removed' if yes else 'would be removed'}, as no run file names it")
-        for store in stores.stores_below(folder):
+        for store in map(FeatureStore, stores_below(storage_of(folder))):
             if any(store.path.is_relative_to(path) for path in gone):
                 continue
             if yes:
@@ -63,3 +74,55 @@ def _say_unread(run_file: str, uris: list[str], unknown: list[str]) -> None:
         f"{len(uris):,} images of {run_file} cannot be read now, the first of them {uris[0]}: "
         "rows of what they were when they were read last stay"
     )
+
+
+def _unnamed(folder: Path, runs: Sequence[Run]) -> list[Path]:
+    """The files and folders below the artifacts ``folder`` that none of ``runs`` would use, by path.
+
+    Raises MissingRowsError where the features of a run are not extracted, as its heads cannot be told then.
+    """
+    embeddings, names = (
+        [*map(FeatureStore, stores_below(storage_of(folder / "embeddings")))],
+        {run.name for run in runs},
+    )
+    named = {path for run in runs for path in _named(run, embeddings)}
+    made = (path for pattern in _MADE for path in folder.glob(pattern))
+    own = (path for path in made if not {path, path.with_suffix("")} & named)  # a head's checkpoint is beside it
+    gone = [path for path in own if path.suffix != ".lock"]
+    of_runs = (path for pattern in ("scores/*", "thresholds/*", "reports/*") for path in folder.glob(pattern))
+    gone += [path for path in of_runs if not any(f"{path.name}.".startswith(f"{name}.") for name in names)]
+    return sorted(gone)
+
+
+def _named(run: Run, embeddings: Sequence[FeatureStore]) -> Iterator[Path]:
+    parts = [run.records.split("gallery"), run.records]
+    for backbone, features, heads, _ in feature_sets(run):
+        for part in parts:
+            yield run.artifacts / index_key(run, part, Vectors(backbone, RAW, features, features))
+        for head in heads:
+            try:
+                identity = head_identity(**training_arguments(run, head, features))
+            except RecordsError:  # it cannot be trained on these records, so it was not
+                continue
+            yield run.artifacts / head_key(head.name, features, identity)
+            for store in embeddings:
+                if store.identity.fields.get("head") == identity.fingerprint:
+                    yield store.path
+                    for part in parts:
+                        yield run.artifacts / index_key(run, part, Vectors(backbone, head.name, store, features))
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder."""
+    return sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder at once: under a name that nothing reads its files go one by one."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    with writer_lock(path) if (path / "identity.json").exists() else nullcontext():
+        gone = path if path.suffix == ".removed" else path.rename(path.with_name(path.name + ".removed"))
+        shutil.rmtree(gone)
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)

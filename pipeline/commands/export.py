@@ -12,6 +12,7 @@ from cache.storage import is_url
 from pipeline.bundle import Bundle, is_bundle
 from pipeline.bundle.export import export_bundle
 from pipeline.bundle.snapshots import read_snapshot
+from pipeline.commands.compact import size_of
 from pipeline.commands.options import BestHead, Json, OneBackbone, Quiet, emit
 from pipeline.dataset import open_run
 from pipeline.searcher import embedder_of
@@ -74,7 +75,7 @@ def export(
             choose = f" `permafrost threshold {source}` chooses one: then export again."
             way = choose if class_shortage(run.records) is None else f" One takes {ENOUGH_CLASSES}."
         run.display.say(f"no threshold goes along: a search lists the nearest images, however unlike they are.{way}")
-    size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
+    size = size_of(bundle.path)
     count = len(read_snapshot(bundle).rows)
     named = {"backbone": vectors.backbone, "head": vectors.head, "embeddings": bundle.embeddings}
     line = {"bundle": output, **named, "rows": count, "bytes": size}

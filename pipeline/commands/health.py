@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile, emit
 from pipeline.config import read_config
-from pipeline.dataset import Run, read_dataset, remarks
+from pipeline.dataset import Run, remarks, run_of
 from pipeline.progress import Display, aligned
 from pipeline.vectors import Vectors, choose_vectors, find_vectors
 from stages.analysis.bounds import run_bounds
@@ -29,8 +30,8 @@ def health(
     quiet: Quiet = False,
 ) -> None:
     """Look for what makes scores wrong: copies across splits, labels, hubs, dead dimensions, failed images."""
-    config = read_config(run_file)
-    run = Run(run_file, config, read_dataset(config, Display(quiet=True, warnings=False)), Display(quiet=quiet))
+    silent = run_of(read_config(run_file), Display(quiet=True, warnings=False), run_file)
+    run = replace(silent, display=Display(quiet=quiet))  # the report has what is noted of the records
     report = health_of_run(run, find_vectors(run), head, backbone, near_duplicate or NEAR_DUPLICATE)
     emit(json, _text(report, top), *_lines(report))
 

@@ -6,20 +6,19 @@ import json as json_module
 from typing import Any
 
 from cache import FeatureStore, Provenance
-from pipeline import stores
-from pipeline.commands.options import Json, RunFileOrStore, emit
+from pipeline.commands.options import Json, RunFileOrStore, emit, find_stores, is_run_file
 from pipeline.config import read_config
-from pipeline.dataset import read_dataset
+from pipeline.dataset import run_of
 from pipeline.progress import Display
 
 
 def inspect(path: RunFileOrStore, json: Json = False) -> None:
     """Print what a store holds: identity, provenance, rows, failures, bytes."""
     uris: dict[bytes, str] = {}  # with a run file, failures are named by their images
-    if stores.is_run_file(path):
-        records = read_dataset(read_config(path), Display(quiet=True, warnings=False))
+    if is_run_file(path):
+        records = run_of(read_config(path), Display(quiet=True, warnings=False)).records
         uris = dict(zip(records.digests, records.uris, strict=True))
-    for storage in stores.find_stores(path):
+    for storage in find_stores(path):
         facts = _facts(FeatureStore(storage), uris)
         emit(json, _text(facts), facts)
 

@@ -9,8 +9,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from cache.errors import AbsentPathError, ConfigError
+from cache import Storage
+from cache.errors import AbsentPathError, ConfigError, StoreError
 from cache.object_storage import SCHEMES
+from cache.storage import has, storage_of
+from pipeline.config import read_config
 from stages.ray_cluster import RayCluster
 
 
@@ -59,6 +62,34 @@ def where_values(where: Sequence[str] | None) -> dict[str, list[str | None]]:
             raise ConfigError(f"--where takes COLUMN=VALUE, such as colour=red, got {text!r}")
         values.setdefault(column, []).append(value or None)
     return values
+
+
+_IDENTITY = "identity.json"
+
+
+def is_run_file(where: str) -> bool:
+    """Whether ``where`` names a run file, and no store.
+
+    >>> is_run_file("s3://bucket/run.toml"), is_run_file("artifacts/shop")
+    (True, False)
+    """
+    return where.endswith(".toml")
+
+
+def find_stores(where: str) -> list[Storage]:
+    """The store at ``where``, or all stores below it, or all of the run file ``where``."""
+    storage = storage_of(read_config(where).artifacts if is_run_file(where) else where)
+    if stores := [storage] if has(storage, _IDENTITY) else stores_below(storage):
+        return stores
+    if is_run_file(where):
+        raise StoreError(f"{storage.address()} holds no store yet. Run `permafrost extract {where}` first.")
+    raise ConfigError(f"{storage.address()} is neither a run file nor the folder of a store")
+
+
+def stores_below(storage: Storage) -> list[Storage]:
+    """Every store in an artifacts folder, by path."""
+    folders = [key.removesuffix(f"/{_IDENTITY}") for key in storage.list() if key.endswith(f"/{_IDENTITY}")]
+    return [storage.below(folder) for folder in folders]
 
 
 # A text is the name of a local file or folder, or an address in object storage; a Path is the former alone.

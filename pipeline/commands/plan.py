@@ -1,4 +1,4 @@
-"""``permafrost plan``: say what `extract` would compute: images, bytes, time; writes no feature."""
+"""``permafrost plan``: say what `extract` would compute: images, bytes, time. Writes no feature."""
 
 from __future__ import annotations
 

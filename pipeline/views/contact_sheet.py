@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 from cache import parse_source
 from cache.atomic import replace_bytes
 from cache.errors import SettingsError
-from cache.fingerprint import JSON, fingerprint
+from cache.fingerprint import fingerprint
 from pipeline.vectors import Vectors
 from pipeline.views.thumbnails import fitted, open_picture
 from stages.records import Records
@@ -38,7 +38,7 @@ QUERY, TILE, FRAME, MARK = 148, 112, 4, 16
 """Sides of the tiles of a query and of a neighbour, its frame included, the frame's width, and a mark's, in pixels."""
 
 _SHOWN = "shown"  # the text of the PNG file that has the fingerprint of what it shows
-_DRAWING = 1  # to be raised when a sheet of the same images is to look otherwise
+_DRAWING = 2  # to be raised when a sheet of the same images is to look otherwise
 _MARGIN, _GAP, _HEAD, _FOOT, _NAME = 28, 10, 76, 22, 132
 
 
@@ -92,17 +92,7 @@ def draw_contact_sheet(path: Path, rows: Sequence[SheetRow], *, title: str) -> P
 def _what_is_shown(rows: Sequence[SheetRow], title: str) -> str:
     """A fingerprint of all that decides the pixels: the rankings, and the version of each image's file."""
     uris = {row.uri for row in rows} | {one.uri for row in rows for ranking in row.rankings.values() for one in ranking}
-    bands: list[JSON] = [
-        [
-            row.uri,
-            row.caption,
-            [[name, [[*one[:2], repr(one.similarity)] for one in ranking]] for name, ranking in row.rankings.items()],
-        ]
-        for row in rows
-    ]
-    return fingerprint(
-        {"drawing": _DRAWING, "title": title, "bands": bands, "files": {uri: _version(uri) for uri in uris}}
-    )
+    return fingerprint([_DRAWING, title, *map(repr, rows), {uri: _version(uri) for uri in uris}])
 
 
 def _version(uri: str) -> str:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,12 +56,16 @@ class Row:
     scores: Mapping[str, Bounded | None]
     counts: Sequence[int | None] = ()
     best: Collection[str] = ()
-    raw: bool = False
     look: str = "c1"
     gains: Mapping[str, Bounded] = field(default_factory=dict)
     behind: Bounded | None = None
     reference: float | None = None
     note: str = ""
+
+    @property
+    def raw(self) -> bool:
+        """Whether it is of a raw feature."""
+        return self.look == RAW
 
     @property
     def tied(self) -> bool:
@@ -142,9 +145,9 @@ def leaderboard(
     scores: Iterable[tuple[Names, Names, str, Bounded]],
     columns: Sequence[str],
     *,
-    counts: Mapping[str, Mapping[Names, int | None]] | None = None,
-    gains: Mapping[Names, Mapping[str, Bounded]] | None = None,
-    bounds: Mapping[str, tuple[float, float]] | None = None,
+    counts: Mapping[str, Mapping[Names, int | None]] = {},
+    gains: Mapping[Names, Mapping[str, Bounded]] = {},
+    bounds: Mapping[str, tuple[float, float]] = {},
 ) -> Leaderboard:
     """A row for each different names among ``scores``, in their order.
 
@@ -153,25 +156,25 @@ def leaderboard(
     names, ``gains`` by names, ``bounds`` by metric.
     """
     cells: dict[Names, dict[str, Bounded]] = {}
-    best: dict[tuple[Names, str], float] = {}
     groups: dict[Names, Names] = {}
     for names, group, metric, score in scores:
         if not metric.endswith((FLOOR, CEILING)):
             cells.setdefault(names, {})[metric] = score
             groups[names] = group
-            best[group, metric] = max(score.value, best.get((group, metric), score.value))
     metrics = list(dict.fromkeys(metric for by_metric in cells.values() for metric in by_metric))
-    members = Counter(groups.values())
-    best = {(group, metric): value for (group, metric), value in best.items() if members[group] > 1}  # not of one
-    raws = {groups[names]: by_metric[metrics[0]].value for names, by_metric in cells.items() if names[1] == RAW}
     rows = []
     for names, by_metric in cells.items():
-        group, own_counts = groups[names], [count.get(names) for count in (counts or {}).values()]
-        marked = {metric for metric, score in by_metric.items() if score.value == best.get((group, metric))}
-        raw, own_gains = names[1] == RAW, (gains or {}).get(names, {})
-        look = RAW if raw else "c1"
-        rows.append(Row(names, by_metric, own_counts, marked, raw, look, own_gains, reference=raws.get(group)))
-    return Leaderboard(columns, metrics, rows, list(counts or {}), bounds=bounds or {})
+        rivals = [other for other in cells if groups[other] == groups[names]]
+        best = {
+            metric
+            for metric, score in by_metric.items()
+            if len(rivals) > 1  # not of one
+            and score.value == max(cells[one][metric].value for one in rivals if metric in cells[one])
+        }
+        raw = next((cells[one][metrics[0]].value for one in rivals if one[1] == RAW), None)
+        own_counts, look = [count.get(names) for count in counts.values()], RAW if names[1] == RAW else "c1"
+        rows.append(Row(names, by_metric, own_counts, best, look, gains.get(names, {}), reference=raw))
+    return Leaderboard(columns, metrics, rows, list(counts), bounds=bounds)
 
 
 def text(board: Leaderboard, legend: Sequence[str], most: Collection[int] | None = None) -> str:

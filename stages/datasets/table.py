@@ -23,8 +23,7 @@ from cache import digest_bytes, parse_source
 from cache.atomic import replace_bytes
 from cache.errors import AbsentPathError, RecordsError, SettingsError
 from cache.storage import is_url
-from stages.datasets.columns import as_text, refuse_absent, scalar, text_table
-from stages.datasets.config import ColumnsConfig, Source, as_names
+from stages.datasets.config import ColumnsConfig, Source, as_names, as_text, refuse_absent, scalar, text_table
 from stages.datasets.delimited import Dialect, detect_encoding, read_delimited
 
 _DETECTED = Dialect()

@@ -15,7 +15,7 @@ from cache import LocalStorage, Storage, parse_source
 from cache.errors import MissingRowsError, RecordsError, SettingsError
 from pipeline.bundle.export import export_bundle
 from pipeline.config import HeadRun, parse_config, read_config
-from pipeline.dataset import Run, read_dataset, run_of
+from pipeline.dataset import Run, run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.scores import json_lines, rows_key, score_run, values_key
@@ -279,7 +279,7 @@ def test_photographs_find_themselves_with_the_backbones_of_every_run_file(
     backbones = [replace(entry, dim=8) if isinstance(entry, PcaConfig) else entry for entry in config.backbones]
     config = replace(config, backbones=tuple(backbones), heads=tuple(heads), repeat=None, sweep=None)
     digests = tmp_path_factory.getbasetemp() / "digests"  # files that several runs list are read once
-    every = read_dataset(replace(config, artifacts=str(digests)), QUIET)
+    every = run_of(replace(config, artifacts=str(digests)), QUIET).records
     rows = [row for role in ("train", "gallery") for row in _some_of(every, every.split(role), 40)]
     run = Run(path, config, every.take(sorted({*rows})), QUIET)
     extract_features(run, Hardware())

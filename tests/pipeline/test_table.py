@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import timm
 
-from cache.errors import MissingRowsError
 from pipeline.commands.table import learning_curve
 from pipeline.config import RepeatConfig
 from pipeline.seed_grid import TableRow, read_scores
@@ -52,14 +51,10 @@ def line(head: str, rows: int, value: float) -> TableRow:
     return TableRow("net", head, rows, "map", value, value - 0.1, value + 0.1, 0.0, 1, 9, None, None, None)
 
 
-def test_a_cell_holds_the_classes_of_its_queries_and_one_of_an_earlier_version_takes_them_by_key() -> None:
-    cell = {"0 ": np.array(["a", "b"]), "0 map": np.array([0.5, 1.0])}
-    (scores,) = read_scores(cell | {"0 class": np.array(["cup", ""])}, {})
+def test_a_cell_holds_the_classes_of_its_queries() -> None:
+    cell = {"0 ": np.array(["a", "b"]), "0 map": np.array([0.5, 1.0]), "0 class": np.array(["cup", ""])}
+    (scores,) = read_scores(cell)
     assert (scores.query_keys, scores.query_classes, list(scores.per_query)) == (("a", "b"), ("cup", None), ["map"])
-    (scores,) = read_scores(cell, {"a": "mug", "b": None})
-    assert (scores.query_classes, list(scores.per_query)) == (("mug", None), ["map"])
-    with pytest.raises(MissingRowsError, match="has the query 'b', since renamed"):
-        read_scores(cell, {"a": "mug"})
 
 
 def parsed(drawing: str | None) -> Element:

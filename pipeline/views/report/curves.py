@@ -1,19 +1,19 @@
-"""Charts of the report: metrics against k and the size of the gallery, similarities of pairs, and the map."""
+"""Charts of the report: metrics against k and the size of the gallery, similarities of pairs, and how heads learned."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
 from pipeline.dataset import Run
-from pipeline.views.charts import Line, Point, cloud, histogram, line_chart, look
+from pipeline.thresholds import kept_decisions
+from pipeline.vectors import summary_text
+from pipeline.views.charts import Line, histogram, line_chart, look
 from pipeline.views.report.measured import Measured
-from stages.analysis import SizedScore, gallery_curve
-from stages.analysis.embedding_map import EmbeddingMap, MappedImage, embedding_map
+from stages.analysis import gallery_curve
 from stages.analysis.first_ranks import FirstRanks
 from stages.analysis.sizes import further_distractors
 from stages.ranking.intervals import class_numbers, estimate, mean_of, share_interval
@@ -21,6 +21,7 @@ from stages.ranking.metrics import Values, at_every_k
 from stages.ranking.nearest import Rows
 from stages.records.splits import seeded_order
 from stages.retrieval.scores import MEAN, domain_names, rows_by_group
+from stages.training import EpochLog
 
 TITLES = {
     "hit": "hit@k: is one of the first k right?",
@@ -40,14 +41,6 @@ class KCurves(NamedTuple):
 
     charts: Sequence[tuple[str, Markup]]
     hits: Sequence[tuple[str, Sequence[float]]]
-
-
-class SizeChart(NamedTuple):
-    """The chart, its numbers, and how many queries they are means of."""
-
-    chart: Markup
-    scores: Sequence[tuple[str, Sequence[SizedScore]]]
-    queries: int
 
 
 class PairSimilarities(NamedTuple):
@@ -95,8 +88,11 @@ def k_curves(shown: Sequence[Measured], domain: str, colours: Mapping[str, str])
     return KCurves(charts, hits)
 
 
-def size_chart(run: Run, shown: Sequence[Measured], domain: str, colours: Mapping[str, str]) -> SizeChart | None:
-    """The first metric in ``domain`` by the number of distractors, for ``shown``; None where that makes no curve."""
+def size_chart(run: Run, shown: Sequence[Measured], domain: str, colours: Mapping[str, str]) -> dict[str, Any] | None:
+    """The first metric in ``domain`` by the number of distractors, for ``shown``; None where that makes no curve.
+
+    Its ``chart``, the ``scores`` of each, and how many ``queries`` these are means of.
+    """
     config, seed = run.config.retrieval, run.config.seed
     metric = config.metrics[0]
     if metric not in config.by_label:
@@ -130,7 +126,7 @@ def size_chart(run: Run, shown: Sequence[Measured], domain: str, colours: Mappin
     at = [sized.distractors for sized in scores[0][1]]
     label = f"{metric} with {at[0]:,.0f} to {at[-1]:,.0f} distractors"
     chart = _chart(lines, label, "gallery images that can distract", at, dots=True)
-    return SizeChart(chart, scores, scores[0][1][0].score.queries)
+    return {"chart": chart, "scores": scores, "queries": scores[0][1][0].score.queries}
 
 
 def pair_similarities(side: Measured, seed: int) -> PairSimilarities | None:
@@ -145,7 +141,16 @@ def pair_similarities(side: Measured, seed: int) -> PairSimilarities | None:
     return PairSimilarities(*counts) if counts.any(axis=1).all() else None
 
 
-def pair_chart(pairs: PairSimilarities, name: str, threshold: float | None) -> Markup:
+def pair_section(run: Run, side: Measured) -> dict[str, Any] | None:
+    """The similarities of pairs by ``side``, and the thresholds that were calibrated for it; None without pairs."""
+    if (pairs := pair_similarities(side, run.config.seed)) is None:
+        return None
+    decisions = kept_decisions(run, side.vectors)
+    chart = _pair_chart(pairs, side.name, float(decisions[0]["threshold"]) if decisions else None)
+    return {"name": side.name, "roc_auc": pairs.roc_auc, "chart": chart, "decisions": decisions}
+
+
+def _pair_chart(pairs: PairSimilarities, name: str, threshold: float | None) -> Markup:
     """Both kinds of pairs as a histogram, each as shares of its own; ``threshold`` where one was calibrated."""
     at = (np.arange(_FINE) + 0.5) * 2 / _FINE - 1  # the similarity in the middle of each bin
     ends = [_quantile(pairs.matching + pairs.others, share) for share in (0.001, 0.999)]
@@ -197,46 +202,59 @@ def _chart(lines: Sequence[Line], label: str, across: str, at: Sequence[float], 
     return line_chart(lines[::-1], label=f"{label}: {ends}", across=across, ticks_at=at, log=True, dots=dots)
 
 
-_GRID = 11  # pictures across
+class LearningCurves(NamedTuple):
+    """The charts of one head, and in words what it was trained on and which epoch was kept."""
+
+    name: str
+    summary: str
+    loss: Markup | None
+    validation: Markup | None
 
 
-class MapView(NamedTuple):
-    """The map as dots, the groups by class, name and size, and the places of the images shown as pictures."""
+def learning_curves(shown: Sequence[Measured]) -> list[LearningCurves]:
+    """The curves of every head; a closed form has no epochs, and no charts."""
+    curves = []
+    for side in shown:
+        head = side.vectors.trained
+        if head is None:
+            continue
+        trainings = _trainings(head.log)
+        losses = [(group, [(e.epoch, e.loss) for e in log]) for group, log in trainings]
+        validated = [
+            (group, [(e.epoch, e.validation_mmp5) for e in log if e.validation_mmp5 is not None])
+            for group, log in trainings
+        ]
+        loss = _epochs_chart(losses, f"{side.name}: loss")
+        validation = _epochs_chart(validated, f"{side.name}: mMP@5 on what was held out")
+        curves.append(LearningCurves(side.name, summary_text(head), loss, validation))
+    return curves
 
-    images: Sequence[MappedImage]
-    by: str
-    made: str
-    dots: Markup
-    groups: Sequence[tuple[str, str, int]]
-    pictured: Sequence[int]
+
+def _trainings(log: Sequence[EpochLog]) -> list[tuple[str, list[EpochLog]]]:
+    """One for each phase, expert and member of a soup, by name, in the order of the log; members share one."""
+    phases, experts = {e.phase for e in log}, {e.expert for e in log}
+    trainings: list[tuple[str, list[EpochLog]]] = []
+    last: EpochLog | None = None
+    for epoch in log:
+        part = epoch.phase, epoch.expert, epoch.member
+        if last is None or part != (last.phase, last.expert, last.member) or epoch.epoch <= last.epoch:
+            phase = {"choose": "choosing", "train": "final"}[epoch.phase] if len(phases) > 1 else ""
+            expert = epoch.expert or "no domain" if len(experts) > 1 else ""
+            trainings.append((", ".join(name for name in (expert, phase) if name), []))
+        trainings[-1][1].append(epoch)
+        last = epoch
+    return trainings
 
 
-def map_view(side: Measured, seed: int) -> MapView | None:
-    """The map of the gallery by ``side``; None where there are too few images."""
-    mapped = None if side.ranks is None else embedding_map(side.vectors.store, side.ranks.gallery, seed)
-    if mapped is None or side.ranks is None:
+def _epochs_chart(trainings: Sequence[tuple[str, list[tuple[int, float]]]], label: str) -> Markup | None:
+    """The curves, a colour for each group; only the first of a group is named."""
+    groups = list(dict.fromkeys(group for group, _ in trainings))
+    trainings = [(group, points) for group, points in trainings if points]
+    if not trainings:
         return None
-    shown = f"{len(mapped.images):,} of {len(side.ranks.gallery):,} gallery images, sampled with a fixed seed"
-    made = f"{shown}, by {side.name}: {mapped.method}"
-    looks = ["rest" if image.group is None else look(image.group) for image in mapped.images]
-    points = [
-        Point(image.x, image.y, colour, f"{image.domain}: {image.label}" if image.domain else image.label, at)
-        for at, (image, colour) in enumerate(zip(mapped.images, looks, strict=True))
-    ]
-    on_top = sorted(points, key=lambda point: point.look != "rest")
-    dots = cloud(on_top, label=f"map of {len(points):,} images by {mapped.by}: {made}")
-    counts = Counter(looks)
-    groups = [(look(at), name, counts[look(at)]) for at, name in enumerate(mapped.groups)]
-    if counts["rest"]:
-        groups.append(("rest", f"other {mapped.by}s", counts["rest"]))
-    return MapView(mapped.images, mapped.by, made, dots, groups, _pictured(mapped))
-
-
-def _pictured(mapped: EmbeddingMap) -> list[int]:
-    """Of each square of a grid the image nearest to its middle."""
-    nearest: dict[tuple[int, int], tuple[float, int]] = {}
-    for at, image in enumerate(mapped.images):
-        square = min(int(image.x * _GRID), _GRID - 1), min(int(image.y * _GRID), _GRID - 1)
-        off = abs(image.x * _GRID - square[0] - 0.5) + abs(image.y * _GRID - square[1] - 0.5)
-        nearest[square] = min(nearest.get(square, (9.0, at)), (off, at))
-    return [at for _, at in nearest.values()]
+    lines: list[Line] = []
+    for group, points in trainings:
+        named = any(line.name == group for line in lines)
+        lines.append(Line("" if named else group, look(groups.index(group)), points))
+    ends = "; ".join(f"{group or 'from'} {points[0][1]:.3f} to {points[-1][1]:.3f}" for group, points in trainings[:8])
+    return line_chart(lines, label=f"{label}: {ends}", across="epoch", height=170, dots=len(lines) == 1)

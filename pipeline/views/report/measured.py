@@ -103,21 +103,15 @@ def stored_scores(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow],
     """The scores of the run, if they are of just these embeddings (of heads still named), images and settings."""
     try:
         values = read_query_values(run.storage, values_key(run))
-        lines = run.storage.read(rows_key(run)).decode().splitlines()
-        rows = [ScoreRow(**json.loads(line)) for line in lines]
+        rows = [ScoreRow(**json.loads(line)) for line in run.storage.read(rows_key(run)).decode().splitlines()]
     except (MissingRowsError, OSError, ValueError, TypeError):
         return [], None
-    wanted = {(part.backbone, part.head): scored_numbers(part.store, run.records) for part in vectors}
-    metrics = set(run.config.retrieval.metrics)
-    present = {key: values.embeddings(*key) for key in values.heads() if key in wanted}
-    scored: dict[tuple[str, str, str], set[str]] = {}
-    for row in rows:
-        scored.setdefault((row.backbone, row.head, row.embeddings), set()).add(row.metric)
-    fresh = (
-        values.data == scored_data(run)
-        and present == wanted
-        and all(metrics <= scored.get((*key, mark), set()) for key, mark in wanted.items())
-    )
+    scored = {(row.backbone, row.head, row.embeddings, row.metric) for row in rows}
+    fresh = values.data == scored_data(run)
+    for part in vectors:
+        name, numbers = (part.backbone, part.head), scored_numbers(part.store, run.records)
+        fresh &= name in values.heads() and values.embeddings(*name) == numbers
+        fresh &= all((*name, numbers, metric) in scored for metric in run.config.retrieval.metrics)
     return (rows, values) if fresh else ([], None)
 
 
@@ -128,27 +122,31 @@ def report_leaderboard(
     measured: Sequence[Measured], metrics: Sequence[str], domain: str, looks: Mapping[str, str], records: Records
 ) -> Leaderboard:
     """``measured`` as rows, in their order; ``domain`` is where a score stands for the whole."""
-    metric = metrics[0]
-    queries = records.split("query")
+    metric, queries = metrics[0], records.split("query")
     domains = dict(zip(queries.keys, queries.domains, strict=True))
     best, raws = measured[0], {side.vectors.backbone: side for side in measured if side.raw}
 
-    def change(first: Measured, second: Measured) -> Change | None:
-        sides = first.by_query.get(metric), second.by_query.get(metric)
-        if sides[0] is None or sides[1] is None:
+    def change(first: Measured | None, second: Measured) -> Change | None:
+        if first is None or first is second or metric not in first.by_query or metric not in second.by_query:
             return None
-        compared = changes([sides[0]], [sides[1]], domains)
+        compared = changes([first.by_query[metric]], [second.by_query[metric]], domains)
         return next((one for one in compared.changes if one.domain == domain), None)
 
     rows = []
     for side in measured:
         raw = raws.get(side.vectors.backbone)
-        gain = None if raw is None or side.raw else change(raw, side)
-        raw_score = None if raw is None else raw.row(metric, domain)
-        scores, dim = {name: side.row(name, domain) for name in metrics}, side.vectors.store.dim
-        gains, behind = {} if gain is None else {metric: gain}, None if side is best else change(side, best)
-        reference, marked = None if raw_score is None else raw_score.value, {metric} if side is best else set[str]()
-        rows.append(Row((side.name,), scores, (dim,), marked, side.raw, looks[side.name], gains, behind, reference))
+        gain, of_raw = change(raw, side), None if raw is None else raw.row(metric, domain)
+        row = Row(
+            (side.name,),
+            {name: side.row(name, domain) for name in metrics},
+            (side.vectors.store.dim,),
+            {metric} if side is best else (),
+            looks[side.name],
+            {} if gain is None else {metric: gain},
+            change(side, best),
+            None if of_raw is None else of_raw.value,
+        )
+        rows.append(row)
     bounds = {}
     top = best.row(metric, domain)
     if top is not None and top.floor is not None and top.ceiling is not None:

@@ -6,19 +6,20 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 
-from cache import Features
+from cache import Features, FeatureStore
 from pipeline.config import RetrievalConfig
+from pipeline.features import stores_of
 from pipeline.views.report.measured import Measured
 from stages.records import Records
 from stages.retrieval.protocols import ByLabelConfig, RankedProtocol
-from stages.training import FusedFeatures
+from stages.training import Head
 
 _LIBRARIES = ("permafrost-retrieval", "numpy", "torch", "faiss-cpu", "timm", "open_clip_torch", "pillow", "zarr")
 _FAILURES = 12  # shown by name
@@ -34,40 +35,26 @@ class Origin(NamedTuple):
     identity: str
 
 
-@dataclass(frozen=True)
-class Origins:
+def origins(
+    measured: Sequence[Measured], records: Records, retrieval: RetrievalConfig, command: str
+) -> SimpleNamespace:
     """Facts of the data and the identity of all that was scored; ``failures`` are the first of ``failed``.
 
     Queries to which nothing is relevant, ``unanswerable``, count 0 in every mean where ``unanswerable_count``.
     """
-
-    counts: Sequence[tuple[str, int]]
-    domains: Sequence[DomainFacts]
-    failed: int
-    failures: Sequence[FailedImage]
-    unanswerable: int
-    unanswerable_count: bool
-    stores: Sequence[Origin]
-    versions: Sequence[tuple[str, str]]
-    made: str
-    command: str
-
-
-def origins(measured: Sequence[Measured], records: Records, retrieval: RetrievalConfig, command: str) -> Origins:
-    """The facts about ``records`` and everything in ``measured``."""
     failures = failed_images(measured[0].vectors.store, records)
     domains = domain_facts(records, retrieval.ranked)
-    return Origins(
-        [(role.replace("_", " "), count) for role, count in records.counts().items() if count],
-        domains,
-        len(failures),
-        failures[:_FAILURES],
-        sum(facts.unanswerable for facts in domains),
-        retrieval.unanswerable == "zero",
-        _stores(measured),
-        [("Python", platform.python_version()), *((name, v) for name in _LIBRARIES if (v := _version(name)))],
-        datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        command,
+    return SimpleNamespace(
+        counts=[(role.replace("_", " "), count) for role, count in records.counts().items() if count],
+        domains=domains,
+        failed=len(failures),
+        failures=failures[:_FAILURES],
+        unanswerable=sum(facts.unanswerable for facts in domains),
+        unanswerable_count=retrieval.unanswerable == "zero",
+        stores=_stores(measured),
+        versions=[("Python", platform.python_version()), *((name, v) for name in _LIBRARIES if (v := _version(name)))],
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=command,
     )
 
 
@@ -75,19 +62,17 @@ def _stores(measured: Sequence[Measured]) -> list[Origin]:
     features: dict[str, Origin] = {}
     heads = []
     for side in measured:
-        source, head = side.vectors.features, side.vectors.trained
-        for store in source.stores if isinstance(source, FusedFeatures) else (source,):
-            identity = _lines(dict(store.identity.fields))
-            features[store.fingerprint] = Origin(store.name, "features", store.fingerprint, store.address, identity)
-        if head is not None:
-            identity = _lines(dict(head.identity.fields))
-            heads.append(Origin(side.name, "head", head.fingerprint, side.vectors.store.address, identity))
+        for store in stores_of(side.vectors.features):
+            features[store.fingerprint] = _origin(store.name, "features", store, store.address)
+        if (head := side.vectors.trained) is not None:
+            heads.append(_origin(side.name, "head", head, side.vectors.store.address))
     return [*features.values(), *heads]
 
 
-def _lines(identity: dict[str, object]) -> str:
-    lines = (f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}" for key, value in sorted(identity.items()))
-    return "\n".join(lines)
+def _origin(name: str, kind: str, source: FeatureStore | Head, path: str) -> Origin:
+    fields = sorted(source.identity.fields.items())
+    lines = (f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}" for key, value in fields)
+    return Origin(name, kind, source.fingerprint, path, "\n".join(lines))
 
 
 def _version(name: str) -> str | None:

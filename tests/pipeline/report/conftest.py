@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.commands.report import Contents, contents_of, report_page
 from pipeline.config import parse_config
 from pipeline.dataset import run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.scores import score_run
 from pipeline.vectors import find_vectors
-from pipeline.views.report.contents import Contents, contents_of, report_page
 from pipeline.views.report.measured import Measured, measure
 from tests.pictures import draw, write_table
 from tests.toys.reports import HOSTILE, QUIET, RUN, Ran, Reader, read

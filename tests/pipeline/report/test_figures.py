@@ -8,11 +8,10 @@ from xml.etree.ElementTree import fromstring
 import numpy as np
 import pytest
 
-from pipeline.views.report.contents import Contents
-from pipeline.views.report.curves import TITLES, k_curves, looks, map_view, pair_similarities
-from pipeline.views.report.learning import learning_curves
+from pipeline.commands.report import Contents
+from pipeline.views.report.curves import TITLES, k_curves, learning_curves, looks, pair_similarities
+from pipeline.views.report.images import NEAREST, map_view, shown_queries
 from pipeline.views.report.measured import Measured
-from pipeline.views.report.queries import NEAREST, shown_queries
 from stages.analysis.first_ranks import DEPTH
 from stages.ranking import find_metric, unit_length
 from stages.ranking.metrics import at_every_k

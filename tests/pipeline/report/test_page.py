@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.commands.health import health_of_run
+from pipeline.commands.report import Contents, contents_of, report_page
 from pipeline.vectors import choose_vectors
-from pipeline.views.report.contents import Contents, contents_of, report_page
 from stages.analysis.health import Mislabelled
 from tests.toys.reports import HOSTILE, Ran, Reader, read
 from tests.typed import permafrost
@@ -122,14 +122,15 @@ def test_the_health_on_the_page_is_that_of_the_command(ran: Ran, contents: Conte
 def test_the_raw_feature_of_a_gain_is_named_where_there_are_several(contents: Contents) -> None:
     assert contents.raw is not None
     raw = replace(contents.raw, name="raw · net")
-    assert "gain over raw · net, query by query" in read(report_page(replace(contents, raw=raw))).text
+    assert "gain over raw · net, query by query" in read(report_page(Contents(**vars(contents) | {"raw": raw}))).text
 
 
 def test_a_doubtful_label_names_its_file(contents: Contents) -> None:
     assert contents.health is not None
     uri = contents.queries[0].uri
     doubt = Mislabelled("a key", uri, HOSTILE[0], "cup", 0.9, "train")
-    shown = read(report_page(replace(contents, health=replace(contents.health, suspects=(doubt,)))))
+    doubted = replace(contents.health, suspects=(doubt,))
+    shown = read(report_page(Contents(**vars(contents) | {"health": doubted})))
     assert [attributes["title"] for attributes in shown.of("small") if attributes.get("class") == "file"] == [uri]
     assert "/".join(Path(uri).parts[-2:]) in shown.text
     assert HOSTILE[0] in shown.text

@@ -1,19 +1,22 @@
-"""Queries with their nearest images, by the raw feature and by the best head: what is wrong, and what the head mended.
+"""The images that are shown: queries with their nearest, by the raw feature and the best head; a map of the gallery.
 
-Four lists: the *worst* by what won, those that the head *lost* and *gained* most against the raw feature, and a
-*sample*, which was not chosen for looking well or badly. Each takes the domains by turns.
+Four lists of queries: the *worst* by what won, those that the head *lost* and *gained* most against the raw feature,
+and a *sample*, which was not chosen for looking well or badly. Each takes the domains by turns.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
 from cache import fingerprint
+from pipeline.views.charts import Point, cloud, look
 from pipeline.views.report.measured import Measured
+from stages.analysis.embedding_map import EmbeddingMap, MappedImage, embedding_map
 from stages.analysis.first_ranks import FirstRanks
 from stages.ranking.metrics import Values
 
@@ -27,6 +30,7 @@ LISTS = {
     "sample": "a sample",
 }
 _SHARES = {"worst": 0.4, "lost": 0.2, "gained": 0.2, "sample": 0.2}
+_GRID = 11  # pictures across the map
 
 
 class RankedImage(NamedTuple):
@@ -47,8 +51,7 @@ class Result(NamedTuple):
     images: Sequence[RankedImage]
 
 
-@dataclass(frozen=True)
-class Query:
+class Query(NamedTuple):
     """A query with its results by name of what ranked them; ``relevant`` gallery images are right."""
 
     list: str
@@ -131,3 +134,45 @@ def _results(side: Measured, metric: str, keys: Sequence[str]) -> dict[str, Resu
         ]
         results[key] = Result(float(value), images)
     return results
+
+
+class MapView(NamedTuple):
+    """The map as dots, the groups by class, name and size, and the places of the images shown as pictures."""
+
+    images: Sequence[MappedImage]
+    by: str
+    made: str
+    dots: Markup
+    groups: Sequence[tuple[str, str, int]]
+    pictured: Sequence[int]
+
+
+def map_view(side: Measured, seed: int) -> MapView | None:
+    """The map of the gallery by ``side``; None where there are too few images."""
+    mapped = None if side.ranks is None else embedding_map(side.vectors.store, side.ranks.gallery, seed)
+    if mapped is None or side.ranks is None:
+        return None
+    shown = f"{len(mapped.images):,} of {len(side.ranks.gallery):,} gallery images, sampled with a fixed seed"
+    made = f"{shown}, by {side.name}: {mapped.method}"
+    looks = ["rest" if image.group is None else look(image.group) for image in mapped.images]
+    points = [
+        Point(image.x, image.y, colour, f"{image.domain}: {image.label}" if image.domain else image.label, at)
+        for at, (image, colour) in enumerate(zip(mapped.images, looks, strict=True))
+    ]
+    on_top = sorted(points, key=lambda point: point.look != "rest")
+    dots = cloud(on_top, label=f"map of {len(points):,} images by {mapped.by}: {made}")
+    counts = Counter(looks)
+    groups = [(look(at), name, counts[look(at)]) for at, name in enumerate(mapped.groups)]
+    if counts["rest"]:
+        groups.append(("rest", f"other {mapped.by}s", counts["rest"]))
+    return MapView(mapped.images, mapped.by, made, dots, groups, _pictured(mapped))
+
+
+def _pictured(mapped: EmbeddingMap) -> list[int]:
+    """Of each square of a grid the image nearest to its middle."""
+    nearest: dict[tuple[int, int], tuple[float, int]] = {}
+    for at, image in enumerate(mapped.images):
+        square = min(int(image.x * _GRID), _GRID - 1), min(int(image.y * _GRID), _GRID - 1)
+        off = abs(image.x * _GRID - square[0] - 0.5) + abs(image.y * _GRID - square[1] - 0.5)
+        nearest[square] = min(nearest.get(square, (9.0, at)), (off, at))
+    return [at for _, at in nearest.values()]
