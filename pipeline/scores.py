@@ -118,6 +118,11 @@ def values_key(run: Run) -> str:
     return f"scores/{run.name}.parquet"
 
 
+def stored_rows(run: Run) -> list[ScoreRow]:
+    """The scores that the run has. Raises OSError, ValueError or TypeError where it has none of this version."""
+    return [ScoreRow(**json.loads(line)) for line in run.storage.read(rows_key(run)).decode().splitlines()]
+
+
 def rows_key(run: Run) -> str:
     """Where the means are stored, as lines of JSON."""
     return f"scores/{run.name}.jsonl"

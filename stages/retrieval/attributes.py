@@ -203,14 +203,19 @@ def graded_blocks(
         yield rows, itself[rows], worth
 
 
-def legacy_map(
-    vectors: npt.NDArray[np.generic], records: Records, attributes: Sequence[str]
-) -> tuple[Values, Values, Values]:
-    """``legacy_map@10`` of each of ``vectors`` (N, E) of ``records``; RecordsError where it cannot be had.
+class Legacy(NamedTuple):
+    """``legacy_map@10`` of each query (N,) beside what bounds it, the means over all orders of what ties.
 
-    Beside it are the ceiling, the mean for a ranking by the labels' own similarity, and the floor, that for any ranking
-    by chance, both over all orders of what ties.
+    ``ceiling`` is that of a ranking by the labels' own similarity, and ``floor`` that of any ranking by chance.
     """
+
+    value: Values
+    ceiling: Values
+    floor: Values
+
+
+def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: Sequence[str]) -> Legacy:
+    """The measure for ``vectors`` (N, E) of ``records``, in their order; RecordsError where it cannot be had."""
     if not K < len(vectors) <= _LARGEST:
         raise RecordsError(
             f"legacy_map@{K} compares a set with itself, every record with every other: it takes {K + 1} to "
@@ -225,7 +230,7 @@ def legacy_map(
     relevant = np.zeros(labels.shape, np.bool_)
     np.put_along_axis(relevant, truth, values=True, axis=1)
     ceiling, floor = (_expected(Ties.of(ranking), relevant) for ranking in (labels.T, np.zeros_like(labels)))
-    return average_precision(truth, first(pictures)), ceiling, floor
+    return Legacy(average_precision(truth, first(pictures)), ceiling, floor)
 
 
 def label_similarity(texts: Sequence[str | None], attributes: Sequence[Sequence[str | None]]) -> Values:

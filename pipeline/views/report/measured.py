@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from markupsafe import Markup
 from cache.errors import MissingRowsError
 from pipeline.config import RAW
 from pipeline.dataset import Run
-from pipeline.scores import ScoreRow, rows_key, score_run, scored_data, values_key
+from pipeline.scores import ScoreRow, score_run, scored_data, stored_rows, values_key
 from pipeline.vectors import Vectors
 from pipeline.views.charts import Bar, interval_chart
 from pipeline.views.leaderboard import Leaderboard, Row
@@ -103,7 +102,7 @@ def stored_scores(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow],
     """The scores of the run, if they are of just these embeddings (of heads still named), images and settings."""
     try:
         values = read_query_values(run.storage, values_key(run))
-        rows = [ScoreRow(**json.loads(line)) for line in run.storage.read(rows_key(run)).decode().splitlines()]
+        rows = stored_rows(run)
     except (MissingRowsError, OSError, ValueError, TypeError):
         return [], None
     scored = {(row.backbone, row.head, row.embeddings, row.metric) for row in rows}

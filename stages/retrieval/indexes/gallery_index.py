@@ -120,11 +120,7 @@ class GalleryIndex(KeyedRows):
         Raises ValueError when shapes do not agree, a query holds NaN, or ``k`` is below 1.
         """
         queries, exclude = check_queries(queries, (self.next_id, self.index.d), k, exclude)
-        if allowed is not None and (allowed.shape != (len(self),) or allowed.dtype != np.bool_):
-            raise SettingsError(
-                f"allowed must be true or false for each of the {len(self)} rows, got {allowed.dtype} of shape "
-                f"{allowed.shape}"
-            )
+        self.check_allowed(allowed)
         counts_rows = not keeps_ids(self.index) and not self._buried
         left_out = self.places(exclude) if counts_rows else exclude
         whole = self._whole_vectors()
