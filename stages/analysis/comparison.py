@@ -15,11 +15,8 @@ from stages.ranking.intervals import class_numbers, difference_interval, estimat
 from stages.ranking.metrics import Values
 from stages.ranking.relevance import Rows
 from stages.records import Records
-from stages.retrieval.query_values import TRUTH, QueryScores, QueryValues
-from stages.retrieval.scores import ALL, MEAN, Scores, domain_names, rows_by_group
-
-Scored: TypeAlias = QueryScores | Scores
-"""What is compared: a value of each metric for each query."""
+from stages.retrieval.query_values import TRUTH, QueryValues
+from stages.retrieval.scores import ALL, MEAN, QueryScores, domain_names, rows_by_group
 
 
 class Difference(NamedTuple):
@@ -38,7 +35,7 @@ class Difference(NamedTuple):
     unmatched: int
 
 
-def paired_difference(first: Scored, second: Scored) -> tuple[Difference, ...]:
+def paired_difference(first: QueryScores, second: QueryScores) -> tuple[Difference, ...]:
     """``first`` less ``second`` for each metric that both have, over the queries that both scored.
 
     Queries are matched by key, so that what makes a query hard falls out of the difference: the interval is much
@@ -89,7 +86,7 @@ def t_interval(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def matched(
-    first: Scored, second: Scored, one: str, other: str
+    first: QueryScores, second: QueryScores, one: str, other: str
 ) -> tuple[tuple[str, ...], tuple[Rows, Rows], tuple[tuple[str, ...], tuple[str, ...]]]:
     """The queries of both by key, where each is in the two of them, and those that only one has.
 
@@ -193,15 +190,13 @@ class Changes:
         ]
 
 
-def changes(first: Sequence[Scored], second: Sequence[Scored], domains: Mapping[str, str | None]) -> Changes:
+def changes(first: Sequence[QueryScores], second: Sequence[QueryScores], domains: Mapping[str, str | None]) -> Changes:
     """From ``first`` (A) to ``second`` (B): every metric of both, over the queries that both scored by it.
 
     Values by label and values by attributes can be of different queries, so each side is a sequence of scores. By
     domain (``domains``, by key) and for the mean of the domains too, where the queries have more than one. Intervals
     are over the classes of A. Raises as :func:`~stages.analysis.paired_difference`.
 
-    >>> from stages.records import Records
-    from stages.retrieval.query_values import TRUTH, QueryScores, QueryValues
     >>> first = QueryScores(("a", "b"), ("cup", "mug"), {"hit@1": np.array([0.0, 1.0])})
     >>> second = QueryScores(("a", "b"), ("cup", "mug"), {"hit@1": np.array([1.0, 1.0])})
     >>> compared = changes([first], [second], {"a": None, "b": None})

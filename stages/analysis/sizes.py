@@ -25,7 +25,6 @@ import pyarrow.compute as pc
 from cache import Features
 from cache.errors import ConfigError, NothingToScoreError, RecordsError, SettingsError
 from stages.analysis.bounds import mean_bounds, metric_bounds
-from stages.analysis.comparison import Scored
 from stages.ranking.intervals import class_numbers, estimate, share_interval
 from stages.ranking.metrics import Metric, Values, find_metric
 from stages.ranking.nearest import Rows
@@ -36,7 +35,7 @@ from stages.retrieval.evaluate import depths
 from stages.retrieval.protocols import ByLabelConfig, RankedProtocol
 from stages.retrieval.query_set import QuerySet, with_row
 from stages.retrieval.query_values import QueryValues
-from stages.retrieval.scores import ALL, MEAN, Score, domain_names, rows_by_group, summarise
+from stages.retrieval.scores import ALL, MEAN, QueryScores, Score, domain_names, rows_by_group, summarise
 
 SIZES = (0.01, 0.1, 1.0)
 """Shares of the distractors: the whole gallery, a tenth, and a hundredth."""
@@ -227,13 +226,12 @@ class GroupScore(NamedTuple):
     classes: int
 
 
-def by_class_size(scored: Scored, sizes: Mapping[str, int]) -> tuple[GroupScore, ...]:
+def by_class_size(scored: QueryScores, sizes: Mapping[str, int]) -> tuple[GroupScore, ...]:
     """The mean of each metric over the queries whose class has a size in one of the bins, small classes first.
 
     ``sizes`` are by the query's key: see :func:`gallery_sizes`, :func:`training_sizes`. Raises ValueError
     where one is missing.
 
-    >>> from stages.retrieval.query_values import QueryScores
     >>> scored = QueryScores(("a", "b", "c"), ("cup", "cup", "mug"), {"hit@1": np.array([1.0, 0.0, 1.0])})
     >>> [(group.group, group.value) for group in by_class_size(scored, {"a": 7, "b": 7, "c": 1})]
     [('1', 1.0), ('5-9', 0.5)]

@@ -19,8 +19,8 @@ from stages.analysis import Change, changes
 from stages.analysis.first_ranks import FirstRanks, first_ranks
 from stages.ranking.metrics import Values
 from stages.records import Records
-from stages.retrieval.query_values import QueryScores, QueryValues, read_query_values, scored_numbers
-from stages.retrieval.scores import ALL, MEAN
+from stages.retrieval.query_values import QueryValues, read_query_values, scored_numbers
+from stages.retrieval.scores import ALL, MEAN, QueryScores
 
 _SEARCHED = " + "  # between a head and how it was searched
 
