@@ -26,16 +26,14 @@ from cache import fingerprint
 from cache.errors import ConfigError
 from cache.storage import absolute, is_url
 from pipeline.config import RAW, HeadRun, parse_config, read_config
-from pipeline.dataset import Run, run_of
-from pipeline.features import FeatureSet, feature_sets
+from pipeline.dataset import FeatureSet, Run, feature_sets, run_of
 from pipeline.progress import Display, duration_text
 from pipeline.run_files import beside, map_paths, run_file_text, write_toml
 from pipeline.trials import Arrays, run_once
 from stages.analysis import Difference, paired_difference, t_interval
 from stages.ranking import leave_one_out
 from stages.ray_cluster import RayCluster
-from stages.retrieval.query_values import QueryScores
-from stages.retrieval.scores import VERSION
+from stages.retrieval.scores import VERSION, QueryScores
 from stages.training.recipe import DottedSettings, HeadRecipe, nearest_key
 from stages.training.rows.labelled_rows import in_training_order, rows_digest
 from stages.training.sweep.search_space import Family, SweepConfig, check_method, families, search
