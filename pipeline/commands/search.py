@@ -23,7 +23,7 @@ from pipeline.progress import Display
 from pipeline.searcher import Searcher
 from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among, limit_of, thresholds_of
 from pipeline.vectors import find_chosen, with_rows
-from pipeline.views.pages import render, thumbnails
+from pipeline.views.pages import digests_of, render, thumbnails
 from stages.analysis.open_set import PairShare, share_at
 from stages.analysis.thresholds import ENOUGH_CLASSES, class_shortage
 from stages.ranking.normalize import Vectors, unit_length
@@ -101,8 +101,10 @@ def search(
     if html is not None:
         note = ", ".join([f"Of {len(searcher):,} images of {run_file}", *(where or [])]) + "."
         note += f" What a similarity means {_OF_IMAGES}." if mixed else ""
-        uris = [uri for answer in answers for uri in (*answer.images, *(match.uri for match, _ in answer.matches))]
-        page = {"answers": answers, "pictures": thumbnails(uris, _SIDE), "limit": limit, "note": note}
+        queried = thumbnails([image for answer in answers for image in answer.images], _SIDE)
+        uris = [match.uri for answer in answers for match, _ in answer.matches]
+        pictures = thumbnails(uris, _SIDE, digests=digests_of(uris, searcher.gallery.table))
+        page = {"answers": answers, "queried": queried, "pictures": pictures, "limit": limit, "note": note}
         replace_text(html, render("search.html", **page))
         display.say(f"the page: {html}")
     if unread:

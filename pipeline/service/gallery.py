@@ -118,9 +118,10 @@ class Gallery:
         for head in self.heads:
             if (row := head.searcher.row_of(key)) is not None:
                 table = head.searcher.gallery.table
-                if (content := self.thumbnail(table["digest"][row].as_py())) is not None:
+                digest = table["digest"][row].as_py()
+                if (content := self.thumbnail(digest)) is not None:
                     return content
-                made = small_jpeg(table["uri"][row].as_py(), side)
+                made = small_jpeg(table["uri"][row].as_py(), side, digest)
                 if made.reason:
                     return Refused(404, "no_picture", f"there is no picture of this image: it {made.reason}")
                 return made.content
