@@ -27,7 +27,7 @@ from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.scores import score_run
 from pipeline.searcher import Searcher
-from pipeline.thresholds import kept_decisions, kept_shares
+from pipeline.thresholds import kept_decisions, kept_shares, limit_among
 from pipeline.vectors import find_vectors
 from stages.analysis.open_set import comparisons, pair_shares, share_at
 from stages.retrieval.gallery import combined
@@ -110,8 +110,8 @@ def test_words_find_what_they_name_among_what_may_be_found(answers: Answers, bun
 
 
 def test_a_bundle_answers_as_its_run_does(folder: Path, answers: Answers) -> None:
-    options = {"text": ["red car"], "like": ["3-1.png"], "fmr": 0.1}
-    assert answers(bundle=True, **options) == answers(**options)
+    for options in ({"text": ["red car"], "like": ["3-1.png"]}, {"like": ["3-1.png"], "fmr": 0.1}):
+        assert answers(bundle=True, **options) == answers(**options)
 
 
 def test_words_have_the_bits_of_the_run_in_a_bundle_that_was_exported(folder: Path, tmp_path: Path) -> None:
@@ -272,6 +272,12 @@ def test_what_cannot_be_answered_says_why(folder: Path, answers: Answers, tmp_pa
 def test_images_that_are_not_there_are_refused_before_the_run_is_opened(tmp_path: Path) -> None:
     with pytest.raises(RecordsError, match=r"no image to search for is there:\nnothing.jpg"):
         search(str(tmp_path / "no run.toml"), ["nothing.jpg"])
+
+
+def test_a_rate_that_no_test_query_measures_is_said_to_be_unknown() -> None:
+    unknown = dict.fromkeys(("value", "low", "high"))
+    kept = {"kind": "fpir", "wanted": 0.1, "threshold": 0.5, "test": {"all": {"fpir": unknown}}}
+    assert limit_among([kept], ("fpir", 0.1), "").summary == "chosen for FPIR 0.1, which no test query measures"
 
 
 def test_terms_that_cancel_out_are_refused() -> None:
