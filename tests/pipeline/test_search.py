@@ -276,8 +276,8 @@ def test_images_that_are_not_there_are_refused_before_the_run_is_opened(tmp_path
 
 def test_a_rate_that_no_test_query_measures_is_said_to_be_unknown() -> None:
     unknown = dict.fromkeys(("value", "low", "high"))
-    kept = {"kind": "fpir", "wanted": 0.1, "threshold": 0.5, "test": {"all": {"fpir": unknown}}}
-    assert limit_among([kept], ("fpir", 0.1), "").summary == "chosen for FPIR 0.1, which no test query measures"
+    decision = {"kind": "fpir", "wanted": 0.1, "threshold": 0.5, "test": {"all": {"fpir": unknown}}}
+    assert limit_among([decision], ("fpir", 0.1), "").summary == "chosen for FPIR 0.1, which no test query measures"
 
 
 def test_terms_that_cancel_out_are_refused() -> None:
