@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from cache.errors import SettingsError
 from cache.settings import Settings
-from stages.datasets.columns import label_column, trimmed
+from stages.datasets.columns import empty_notes, label_column, trimmed
 
 Names = str | tuple[str, ...]
 Roles = Mapping[str, tuple[str, ...]]  # the values of the split column that each role takes
@@ -125,6 +125,12 @@ class ColumnsConfig(SourceConfig):
                 "([] where images have no label)"
             )
 
+    @property
+    def several(self) -> set[str]:
+        """The columns that may list several values of an image: attributes and tags."""
+        single = {*as_names(self.label), self.key, self.domain, self.split}
+        return {name for name in (*self.attributes, self.tags) if name is not None and name not in single}
+
     def named(self, names: Collection[str]) -> dict[str, str]:
         """The columns of ``key``, ``domain``, ``split`` and ``tags`` where there are any, of a file with ``names``."""
         split = None if self.split == CLASS_DISJOINT else self.split or ("split" if "split" in names else None)
@@ -141,6 +147,8 @@ class ColumnsConfig(SourceConfig):
         columns |= {f"attributes.{name}": texts[name] for name in self.attributes}
         if self.strip:
             columns |= {name: trimmed(column) for name, column in columns.items() if name not in ("key", "tags")}
+        empty = [name for name in columns if name == "tags" or name.startswith("attributes.")]
+        notes = (*notes, *(note for name in empty for note in empty_notes(columns[name], name)))
         for name, values in made.items():
             columns[name] = values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
         return Source(pa.table({"label": label, **columns}), notes=notes)

@@ -27,6 +27,7 @@ from stages.ranking.nearest import compare_all
 from stages.ranking.normalize import unit_length
 from stages.ranking.ties import Ties, averaged_precision
 from stages.records import Records
+from stages.records.several import listed
 
 K = 10
 _LARGEST = 20_000  # N x N numbers are in memory
@@ -53,7 +54,8 @@ def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: S
             f"legacy_map@{K} compares a set with itself, every record with every other: it takes {K + 1} to "
             f"{_LARGEST:,} records, got {len(vectors):,}"
         )
-    texts = records.table["tags"].to_pylist()
+    lists = ((text, listed(text or "")) for text in records.table["tags"].to_pylist())
+    texts = [text if values is None else " ".join(values) for text, values in lists]
     if not any(texts):
         raise RecordsError(f"legacy_map@{K} compares tags, and no record has any: name their column, dataset.tags")
     labels = label_similarity(texts, [records.attribute(name) for name in attributes])

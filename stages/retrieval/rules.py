@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,8 @@ import pyarrow as pa
 from cache.errors import RecordsError
 from stages.ranking.relevance import ByClass, ByGroups, Judgement, Rows
 from stages.records import Records
-from stages.retrieval.attribute_similarity import attribute_names, lists_nothing, several
+from stages.records.several import json_list, lists_nothing, several
+from stages.retrieval.attribute_similarity import attribute_names
 
 Names = tuple[str, ...]
 Judge: TypeAlias = Callable[[Records, Records], Judgement]
@@ -89,6 +89,12 @@ def has_attribute(name: str, queries: Records, gallery: Records) -> None:
                 f"the {role} have no attribute {name!r} to compare labels by; there are {known}: "
                 "dataset.attributes = [...] lists the columns"
             )
+    if not any(any(several(records, column_of(name))) for records in (queries, gallery)):
+        raise RecordsError(
+            f"none of {len(queries):,} queries and {len(gallery):,} gallery images has a value of {name!r}, by which "
+            "labels are compared: fill the column in, or judge by the label alone, protocol = "
+            '{ kind = "by_label" }'
+        )
 
 
 def listing(metrics: Names, relevant: Names, junk: Names = (), reported_by: str = "domain") -> Rules:
@@ -179,17 +185,6 @@ def json_lists(records: Records, attribute: str) -> list[list[str]]:
     return [[] if lists_nothing(text) else json_list(text, column, key) for key, text in texts]
 
 
-def json_list(text: str, column: str, key: str) -> list[str]:
-    """The texts that ``text`` lists as JSON. Raises RecordsError where it is no such list."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
-        raise RecordsError(f"{column} of {key!r} must be a JSON list of text, got {text!r:.100}")
-    return value
-
-
 def column_of(names: str) -> str:
     """The column of the records that an attribute, or ``tags``, is in."""
     return names if names == "tags" else f"attributes.{names}"
@@ -197,14 +192,8 @@ def column_of(names: str) -> str:
 
 def _labels(records: Records, names: str) -> list[list[str]]:
     """The labels of each record, (N,), within its domain."""
-    column = column_of(names)
-    there = column in records.table.column_names
-    texts = records.table[column].to_pylist() if there else [None] * len(records)
-    all_labels = []
-    for key, text, label, domain in zip(records.keys, texts, records.labels, records.domains, strict=True):
-        if not lists_nothing(text):
-            own = json_list(text, column, key) if text.startswith("[") else several(text)
-        else:
-            own = [] if label is None else [label]
-        all_labels.append([name if domain is None else f"{domain}\0{name}" for name in dict.fromkeys(own)])
-    return all_labels
+    own = zip(several(records, column_of(names)), records.labels, records.domains, strict=True)
+    return [
+        [name if domain is None else f"{domain}\0{name}" for name in listed or ([] if label is None else [label])]
+        for listed, label, domain in own
+    ]
