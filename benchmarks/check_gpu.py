@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     if lacking := [*_lacking_packages(), *_lacking_hardware(device)]:
         print(f"check-gpu needs what this machine lacks: {'; '.join(lacking)}", file=sys.stderr)
         return 1
-    from stages.malloc import keep_freed_memory
+    from stages.device import keep_freed_memory
 
     keep_freed_memory()
     began = time.perf_counter()

@@ -80,7 +80,7 @@ def forward_only(arguments: argparse.Namespace) -> float:
     """Images a second of the network alone on normalised tensors that are in memory, laid out as we do."""
     import torch
 
-    from stages.malloc import keep_freed_memory
+    from stages.device import keep_freed_memory
 
     keep_freed_memory()
     rates = []

@@ -138,7 +138,7 @@ def ours(features: np.ndarray, labels: np.ndarray, classes: int, **settings: obj
     """The parts of ``train_head``, put together as its loop does."""
     import torch
 
-    from stages.malloc import keep_freed_memory
+    from stages.device import keep_freed_memory
     from stages.training import ArcFaceConfig, InputsConfig, LinearHeadConfig, OptimizerConfig
     from stages.training.rows.labelled_rows import gathered
 

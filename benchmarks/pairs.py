@@ -122,7 +122,7 @@ def ours(features: np.ndarray, labels: np.ndarray, make: Callable[[], Any], memo
     """The parts of ``train_head``, put together as its loop does, and whether it uses worker threads."""
     import torch
 
-    from stages.malloc import keep_freed_memory
+    from stages.device import keep_freed_memory
     from stages.training import InputsConfig, LinearHeadConfig, OptimizerConfig
     from stages.training.rows.labelled_rows import gathered
 

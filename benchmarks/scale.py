@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.measured import machine
 from cache import DigestCache, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
-from cache.digest_file import GROUP_ROWS, DigestFile
+from cache.digests import GROUP_ROWS, DigestFile
 from cache.fingerprint import digest_bytes
 from cache.rows import fragment_stamps
 from cache.source import ImageSource

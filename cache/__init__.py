@@ -5,12 +5,11 @@ from cache.features import Failure, Features
 from cache.fingerprint import Identity, Provenance, digest_bytes, digest_file, fingerprint
 from cache.maintenance import Compaction, compact, verify
 from cache.object_storage import ObjectStorage
-from cache.plan import Chunk, ChunkPlan
 from cache.reader import FeatureStore
 from cache.rows import RowOutcome
 from cache.source import ImageSource, parse_source
 from cache.storage import LocalStorage, Storage
-from cache.writer import StoreWriter
+from cache.writer import Chunk, ChunkPlan, StoreWriter
 
 __all__ = [
     "Chunk", "ChunkPlan", "Compaction", "DigestCache", "Failure", "FeatureStore", "Features", "Identity",

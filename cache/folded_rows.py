@@ -1,8 +1,9 @@
-"""The rows of all chunks in one mapped file beside the store: ten million open without ten thousand small files.
+"""The rows of all committed chunks, where each digest is among them, and the file that spares reading them one by one.
 
-``<store>.rows`` only spares work and can be deleted at any moment: an Arrow file with the rows of the chunks in their
-order and the sorted index of the digests, and its crc32c at the end. What commits a chunk is its fragment: each is in
-the file with its version, and one that has another version now is read itself. Only a local folder has such a file.
+With ``<store>.rows`` ten million rows open without ten thousand small files. It can be deleted at any moment: an Arrow
+file with the rows of the chunks in their order and the sorted index of the digests, and its crc32c at the end. What
+commits a chunk is its fragment: each is in the file with its version, and one that has another version now is read
+itself. Only a local folder has such a file.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ import json
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cache.atomic import PARTIAL, disk_errors, tick_of
-from cache.digest_list import DigestIndex, Digests
-from cache.rows import SCHEMA, STATUSES, RowIndex, Stamp, fragment_stamps
+from cache.digest_list import DigestIndex, Digests, Places, as_digests
+from cache.rows import SCHEMA, STATUSES, Checksums, RowOutcome, Stamp, fragment_stamps
 from cache.storage import LocalStorage, Storage
 
 _AT_ONCE = 16
@@ -58,16 +63,34 @@ class FoldedRows:
         rows = rows.set_column(_STATUS, SCHEMA[_STATUS], rows["status"].cast(pa.string()))
         return rows.replace_schema_metadata(self._metadata[self._metadata_of[number]])
 
-    def index(self, chunk_rows: int) -> RowIndex:
-        """The index of all rows; it is mapped too."""
+    def indexed(self) -> _Indexed:
+        """All rows with their index, which is mapped too."""
         digests = Digests.from_column(self._rows["digest"])
         index = DigestIndex.made(digests, self._rows["place"].to_numpy(), self._rows["word"].to_numpy())
-        rank = self._rows["status"].chunk(0).indices.to_numpy()
-        return RowIndex(self._rows, rank, index, self.lengths, chunk_rows)
+        return _Indexed(self._rows, self._rows["status"].chunk(0).indices.to_numpy(), index)
+
+
+class _Indexed(NamedTuple):
+    """The rows (N) of all chunks, the place of each one's status in ``STATUSES``, and where each digest is."""
+
+    table: pa.Table
+    rank: npt.NDArray[np.int8]
+    places: DigestIndex
+
+    @classmethod
+    def of(cls, tables: Iterable[pa.Table]) -> _Indexed:
+        table = pa.concat_tables([SCHEMA.empty_table(), *(rows.select(SCHEMA.names) for rows in tables)])
+        rank = np.asarray(pc.index_in(table["status"], pa.array(STATUSES))).astype(np.int8)
+        return cls(table, rank, DigestIndex(Digests.from_column(table["digest"]), rank))
 
 
 class Chunks(Mapping[int, pa.Table]):
-    """The rows of each committed chunk, by ascending number: from the file where they are in it as they are now."""
+    """The rows of each committed chunk, by ascending number: from the file where they are in it as they are now.
+
+    A digest can have several rows (a failed one, then one that a later run got right): an ``ok`` row counts before a
+    ``failed`` one, and that before an ``unread`` one; among equals the first, which holds the same numbers. A *place*
+    is a position among the rows of all chunks, one after the other; -1 stands for no row.
+    """
 
     def __init__(
         self, stamps: Mapping[int, Stamp | None], folded: FoldedRows | None, read: Mapping[int, pa.Table]
@@ -91,9 +114,53 @@ class Chunks(Mapping[int, pa.Table]):
         """Whether the file has all rows, and no others."""
         return self.folded is not None and self.folded.stamps == self.stamps
 
-    def index(self, chunk_rows: int) -> RowIndex:
-        """The index of all rows."""
-        return self.folded.index(chunk_rows) if self.whole and self.folded else RowIndex.of_chunks(self, chunk_rows)
+    @cached_property
+    def _all(self) -> _Indexed:
+        return self.folded.indexed() if self.whole and self.folded else _Indexed.of(self.values())
+
+    @cached_property
+    def _unique(self) -> bool:
+        return self._all.places.unique
+
+    @property
+    def digests(self) -> Digests:
+        """The digest of each row (N,)."""
+        return self._all.places.digests
+
+    def find(self, digests: Sequence[bytes]) -> Places:
+        """The place of each of ``digests`` (n,), -1 where there is none, as of ``b""``, an unreadable image."""
+        wanted = as_digests(digests)
+        if self._unique and wanted.known is None and np.array_equal(wanted.words, self.digests.words):
+            return np.arange(len(wanted))  # a finished dataset, in the order in which it was extracted
+        return self._all.places.find(wanted)
+
+    def where(self, places: Places) -> tuple[Places, Places]:
+        """The number of the chunk, and the row in it, of each of ``places`` (n,), which are rows."""
+        starts = np.cumsum([0, *self.lengths.values()])
+        chunk = np.searchsorted(starts, places, side="right") - 1
+        return np.array([*self.lengths], np.int64)[chunk], places - starts[chunk]
+
+    def good(self, places: Places, *, or_failed: bool = False) -> npt.NDArray[np.bool_]:
+        """True for each of ``places`` (n,) that has a stored feature, ``or_failed`` for good."""
+        there: npt.NDArray[np.bool_] = places >= 0
+        there[there] = self._all.rank[places[there]] < (2 if or_failed else 1)
+        return there
+
+    def places(self, *ranks: int) -> Places:
+        """Those of all places whose status is of ``ranks``, and whose row is the one that counts for its digest."""
+        places = np.concatenate([np.flatnonzero(self._all.rank == rank) for rank in ranks])
+        return places if self._unique else places[self._all.places.find(self.digests.take(places)) == places]
+
+    @cached_property
+    def checksums(self) -> Checksums:
+        """What each row (N,) was made from, or where that is not recorded its own checksum; 0 for place -1."""
+        table = self._all.table
+        checksums = pc.fill_null(pc.coalesce(table["made_from"], table["crc32c"]), 0)
+        return np.append(checksums.to_numpy(), np.uint32(0))
+
+    def outcome(self, place: int) -> RowOutcome:
+        """The outcome at ``place``."""
+        return RowOutcome(*(self._all.table[field][place].as_py() for field in RowOutcome._fields))
 
 
 def read_chunks(storage: Storage, before: Chunks, read: Callable[[int], pa.Table]) -> Chunks:
@@ -166,12 +233,9 @@ def _folded(chunks: Chunks) -> pa.Table:
         "lengths": [*chunks.lengths.values()],
         "starts": np.cumsum([0, *chunks.lengths.values()])[:-1].tolist(),
     }
-    rows = pa.concat_tables([table.select(SCHEMA.names).replace_schema_metadata(None) for table in tables])
-    rows = rows.combine_chunks()
-    rank = RowIndex.ranks(rows["status"])
-    index = DigestIndex(Digests.from_column(rows["digest"]), rank)
+    every, rank, index = _Indexed.of(tables)
     status = pa.DictionaryArray.from_arrays(pa.array(rank, pa.int8()), pa.array(STATUSES))
-    rows = rows.set_column(_STATUS, _FOLDED[_STATUS], status)
+    rows = every.replace_schema_metadata(None).set_column(_STATUS, _FOLDED[_STATUS], status)
     schema = pa.schema(_FIELDS, {_CHUNKS: json.dumps(described)})
     return pa.table([*rows.columns, pa.array(index.order), pa.array(index.words)], schema=schema).combine_chunks()
 

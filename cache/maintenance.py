@@ -16,11 +16,10 @@ from cache.errors import DamagedStoreError
 from cache.features import fused_checksums
 from cache.fingerprint import Provenance
 from cache.object_storage import ObjectStorage
-from cache.plan import Chunk
 from cache.reader import FORMAT, FeatureStore
 from cache.rows import RowOutcome
 from cache.storage import Storage
-from cache.writer import StoreWriter
+from cache.writer import Chunk, StoreWriter
 
 
 def verify(store: FeatureStore, made_from: Sequence[FeatureStore] = ()) -> list[str]:

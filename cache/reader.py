@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
-from functools import cached_property
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -38,7 +37,7 @@ from cache.features import Arrays, Failure, Listed
 from cache.fingerprint import JSON, Identity, Provenance
 from cache.folded_rows import Chunks, read_chunks
 from cache.object_storage import ObjectStorage
-from cache.rows import RowIndex, fragment_key, provenance_of, read_fragment
+from cache.rows import fragment_key, provenance_of, read_fragment
 from cache.storage import LocalStorage, Storage, Where, has, storage_of
 
 FORMAT = 1
@@ -61,8 +60,9 @@ class FeatureStore:
     (0, 3, True)
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, given: Chunks | None = None) -> None:
         self.storage = storage
+        self._given = given  # rows that are sent with the store, in place of those that are read
         self.address = storage.address()  # where the store is, for messages: a path or a URL
         self.identity = _read_identity(storage)
         self.row_shape: tuple[int, ...]
@@ -73,7 +73,7 @@ class FeatureStore:
         self.reload()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FeatureStore, (self.storage,)  # a worker opens it
+        return FeatureStore, (self.storage, self._given)  # a worker opens it
 
     @classmethod
     def open(
@@ -188,11 +188,8 @@ class FeatureStore:
     def reload(self) -> None:
         """Take a new snapshot of what is committed."""
         _, self.row_shape, self.dtype, self.chunk_rows = layout.read_shape(self.storage)
-        self._chunks = self._committed()
-        self.__dict__.pop("_index", None)
-
-    def _committed(self) -> Chunks:
-        return read_chunks(self.storage, self._chunks, self.fragment)
+        now = self._given
+        self._chunks = read_chunks(self.storage, self._chunks, self.fragment) if now is None else now
 
     def fragment(self, number: int) -> pa.Table:
         """The rows of a committed chunk, read now; those of version 0.1.0 have the checksum of the chunk."""
@@ -202,10 +199,6 @@ class FeatureStore:
         checksum = layout.stored_checksum(self.storage, number, self.row_shape)
         place, field = rows.schema.get_field_index("crc32c"), rows.schema.field("crc32c")
         return rows.set_column(place, field, pa.array([checksum] * len(rows), field.type))
-
-    @cached_property
-    def _index(self) -> RowIndex:
-        return self._chunks.index(self.chunk_rows)
 
     def __repr__(self) -> str:
         shape = ", ".join(f"{size:,}" for size in (len(self), *self.row_shape))
@@ -229,40 +222,42 @@ class FeatureStore:
 
     def __len__(self) -> int:
         """The number of different images with a stored feature."""
-        return len(self._index.good_places())
+        return len(self._chunks.places(0))
 
     def digests(self) -> Digests:
         """The digest of every image with a stored feature, each once, in row order."""
-        return self._index.digests.take(self._index.good_places())
+        return self._chunks.digests.take(self._chunks.places(0))
 
     def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
         """True where ``digests`` (n,) has a stored feature."""
-        return self._index.good(self._index.find(digests))
+        return self._chunks.good(self._chunks.find(digests))
 
     def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]:
         """The images without a feature among ``digests`` (by default all), each once, in that order."""
         if digests is None:
-            bad = self._index.bad_places()
+            bad = self._chunks.places(1, 2)
         else:
-            places = self._index.find(digests)
-            bad = places[(places >= 0) & ~self._index.good(places)]
+            places = self._chunks.find(digests)
+            bad = places[(places >= 0) & ~self._chunks.good(places)]
         first = dict.fromkeys(bad.tolist())
-        names = self._index.digests.take(np.array([*first], np.int64))
-        return [Failure(name, self._index.outcome(place)) for name, place in zip(names, first, strict=True)]
+        names = self._chunks.digests.take(np.array([*first], np.int64))
+        return [Failure(name, self._chunks.outcome(place)) for name, place in zip(names, first, strict=True)]
 
     def missing(self, digests: Sequence[bytes], *, retry_failed: bool = False) -> Digests:
         """Those of ``digests`` to compute, each once: unread ones too, and failed ones if ``retry_failed``."""
-        places = self._index.find(digests)
-        return as_digests(digests).take(~self._index.good(places, or_failed=not retry_failed)).unique()
+        places = self._chunks.find(digests)
+        return as_digests(digests).take(~self._chunks.good(places, or_failed=not retry_failed)).unique()
 
     def absent(self, digests: Sequence[bytes]) -> Digests:
         """Those of ``digests`` that have no row of any kind, each once: nobody has tried to compute them yet."""
-        places = self._index.find(digests)
+        places = self._chunks.find(digests)
         return as_digests(digests).take(places < 0).readable().unique()
 
     def row_numbers(self, digests: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """The number (n,) of the row that counts for each of ``digests``, -1 where there is none."""
-        return self._index.rows(self._index.find(digests))
+        places = self._chunks.find(digests)
+        chunks, rows = self._chunks.where(np.maximum(places, 0)) if len(self._chunks) else (places, places)
+        return np.where(places < 0, -1, chunks * self.chunk_rows + rows)
 
     def checksums(self, digests: Sequence[bytes]) -> npt.NDArray[np.uint32]:
         """A checksum (n,) of the feature of each of ``digests`` (n,), 0 where there is none.
@@ -270,8 +265,8 @@ class FeatureStore:
         That of an embedding is the one of the feature that it was computed from; that of a row of version 0.1.0 the one
         of its chunk.
         """
-        places = self._index.find(digests)
-        return np.where(self._index.good(places), self._index.checksums[places], np.uint32(0))
+        places = self._chunks.find(digests)
+        return np.where(self._chunks.good(places), self._chunks.checksums[places], np.uint32(0))
 
     def counts(self) -> Counter[str]:
         """How many images have each status."""
@@ -308,19 +303,18 @@ class FeatureStore:
 
     def _gather(self, digests: Sequence[bytes], part: _Part) -> npt.NDArray[np.generic]:
         """``part`` of each chunk's array, for the rows of ``digests``."""
-        places = self._index.find(digests)
-        if bad := np.flatnonzero(~self._index.good(places)).tolist():
+        places = self._chunks.find(digests)
+        if bad := np.flatnonzero(~self._chunks.good(places)).tolist():
             raise MissingRowsError(self._why_missing(digests[bad[0]], int(places[bad[0]])))
-        numbers = self._index.rows(places)
+        chunks, positions = self._chunks.where(places)
         shape = np.empty((0, *self.row_shape), self.dtype)[part].shape[1:]
         features = np.empty((len(digests), *shape), self.dtype)
-        chunks = numbers // self.chunk_rows
         order = np.argsort(chunks, kind="stable")
         bounds = np.flatnonzero(np.diff(chunks[order], prepend=-1, append=-1))
 
         def gather(low: int, high: int) -> None:
             rows = order[low:high]
-            features[rows] = self._rows_at(int(chunks[rows[0]]), numbers[rows] % self.chunk_rows, part)
+            features[rows] = self._rows_at(int(chunks[rows[0]]), positions[rows], part)
 
         with ThreadPoolExecutor(_REQUESTS) as pool:
             far = isinstance(self.storage, ObjectStorage)
@@ -360,7 +354,7 @@ class FeatureStore:
         image = f"the image {digest.hex()[:16]}..."
         if place < 0:
             return f"{self.address} has no row for {image} Extract it first."
-        error = self._index.outcome(place).error
+        error = self._chunks.outcome(place).error
         return f"{self.address} has no feature for {image} ({error}). Leave such images out: usable() tells which."
 
 

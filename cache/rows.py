@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from cache.digest_list import DigestIndex, Digests, Places, as_digests
 from cache.errors import DamagedStoreError
 from cache.fingerprint import Provenance
 from cache.sealed import parquet_bytes, read_parquet
@@ -125,84 +122,3 @@ def checksum_of(rows: pa.Table) -> int | None:
     """The crc32c of the data that ``rows`` were committed with; None in a store of version 0.1.0."""
     written = rows.schema.metadata.get(_CHECKSUM)
     return None if written is None else int(written)
-
-
-class RowIndex:
-    """Where each digest's row is, over all committed chunks (N rows) in the order of their numbers.
-
-    A digest can have several rows (a failed one, then one that a later run got right): an ``ok`` row counts before a
-    ``failed`` one, and that before an ``unread`` one (``rank`` (N,), in ``STATUSES``); among equals the first, which
-    holds the same numbers. A *place* is a position in :attr:`table`; -1 stands for no row. ``lengths`` has the rows of
-    each chunk by number, ``chunk_rows`` is what a chunk has room for.
-    """
-
-    def __init__(
-        self,
-        table: pa.Table,
-        rank: npt.NDArray[np.int8],
-        index: DigestIndex,
-        lengths: Mapping[int, int],
-        chunk_rows: int,
-    ) -> None:
-        self.table = table
-        self._rank = rank
-        self._index = index
-        self.digests = index.digests
-        self._unique = index.unique
-        self._chunk_rows = chunk_rows
-        # Each has one more entry, for place -1.
-        self._starts = np.cumsum([0, *lengths.values()])
-        self._numbers = np.array([*lengths, 0], np.int64)
-
-    @classmethod
-    def of_chunks(cls, chunks: Mapping[int, pa.Table], chunk_rows: int) -> RowIndex:
-        """The index of ``chunks``, by ascending number."""
-        table = pa.concat_tables([SCHEMA.empty_table(), *(rows.select(SCHEMA.names) for rows in chunks.values())])
-        rank = cls.ranks(table["status"])
-        index = DigestIndex(Digests.from_column(table["digest"]), rank)
-        return cls(table, rank, index, {number: len(rows) for number, rows in chunks.items()}, chunk_rows)
-
-    @staticmethod
-    def ranks(status: pa.ChunkedArray) -> npt.NDArray[np.int8]:
-        """The place of each status (N,) in ``STATUSES``."""
-        return np.asarray(pc.index_in(status, pa.array(STATUSES))).astype(np.int8)
-
-    def find(self, digests: Sequence[bytes]) -> Places:
-        """The place of each of ``digests`` (n,), -1 where there is none, as of ``b""``, an unreadable image."""
-        wanted = as_digests(digests)
-        if self._unique and wanted.known is None and np.array_equal(wanted.words, self.digests.words):
-            return np.arange(len(wanted))  # a finished dataset, in the order in which it was extracted
-        return self._index.find(wanted)
-
-    def rows(self, places: Places) -> npt.NDArray[np.int64]:
-        """The row number (n,) at each of ``places`` (n,), -1 where there is none."""
-        chunk = np.searchsorted(self._starts, places, side="right") - 1
-        return np.where(places < 0, -1, self._numbers[chunk] * self._chunk_rows + places - self._starts[chunk])
-
-    def good(self, places: Places, *, or_failed: bool = False) -> npt.NDArray[np.bool_]:
-        """True for each of ``places`` (n,) that has a stored feature, ``or_failed`` for good."""
-        there: npt.NDArray[np.bool_] = places >= 0
-        there[there] = self._rank[places[there]] < (2 if or_failed else 1)
-        return there
-
-    def good_places(self) -> Places:
-        """The place of every digest with a stored feature, each once, in row order."""
-        return self._counting(np.flatnonzero(self._rank == 0))
-
-    def bad_places(self) -> Places:
-        """The place of every digest without a stored feature, each once: failed ones, then unread ones."""
-        return self._counting(np.concatenate([np.flatnonzero(self._rank == rank) for rank in (1, 2)]))
-
-    def _counting(self, places: Places) -> Places:
-        """Those of ``places`` whose row is the one that counts for its digest."""
-        return places if self._unique else places[self._index.find(self.digests.take(places)) == places]
-
-    @cached_property
-    def checksums(self) -> Checksums:
-        """What each row (N,) was made from, or where that is not recorded its own checksum; 0 for place -1."""
-        checksums = pc.fill_null(pc.coalesce(self.table["made_from"], self.table["crc32c"]), 0)
-        return np.append(checksums.to_numpy(), np.uint32(0))
-
-    def outcome(self, place: int) -> RowOutcome:
-        """The outcome at ``place`` of :attr:`table`."""
-        return RowOutcome(*(self.table[field][place].as_py() for field in RowOutcome._fields))

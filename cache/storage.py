@@ -11,6 +11,7 @@ import io
 import mmap
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -163,13 +164,8 @@ def file_exists(path: str) -> bool:
     """Whether there is something at ``path``, if only a link that leads nowhere."""
     if not is_url(path):
         return os.path.lexists(path)
-    storage, key = object_at(path)
-    try:
-        storage.size(key)
-    except FileNotFoundError:
-        return False
-    except PermissionError:
-        pass  # that is another problem
+    with suppress(PermissionError):  # that is another problem
+        return has(*object_at(path))
     return True
 
 

@@ -1,7 +1,9 @@
 """The store as it is written: the plan of chunks, made by one driver, and the commit of a chunk, by anybody.
 
-A chunk's data are written first and its rows last, both with ``put_new``: of several committers the first one's bytes
-count, and no lock is needed. Hence a killed run, started again, ends with the bytes of the uninterrupted one.
+The chunks that a store still needs are fixed before any is computed, and persisted beside them: which images share a
+chunk, and how many go through the network at once, must not change when a run is killed and started again. A chunk's
+data are written first and its rows last, both with ``put_new``: of several committers the first one's bytes count, and
+no lock is needed. Hence a killed run, started again, ends with the bytes of the uninterrupted one.
 
 A chunk that is not full can grow: its data are replaced by data that begin with the same rows, then its rows. Between
 the two the rows are right, each by its own checksum. One process at a time appends to a chunk.
@@ -9,10 +11,12 @@ the two the rows are right, each by its own checksum. One process at a time appe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, count, pairwise
 from types import TracebackType
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +25,40 @@ import pyarrow.compute as pc
 
 from cache import layout
 from cache.atomic import clear_partials, unless_read_only
+from cache.digest_list import DigestIndex, Digests, as_digests, joined_digests
 from cache.errors import SettingsError, StoreBusyError, StoreError, UnwritableError
 from cache.fingerprint import Provenance
 from cache.folded_rows import Chunks, fold
 from cache.lock import confirm_driver, driver_lease, writer_lock
 from cache.object_storage import ObjectStorage
-from cache.plan import PLAN_KEY, Chunk, ChunkPlan, make_plan, read_plan, write_plan
 from cache.reader import FeatureStore
 from cache.rows import RowOutcome, fragment_bytes, fragment_key, provenance_of, read_fragment, row_checksums, rows_table
+from cache.sealed import parquet_bytes, read_parquet
 from cache.storage import LocalStorage, Storage, has
+
+PLAN_KEY = "plan.parquet"
+_SCHEMA = pa.schema([pa.field("chunk", pa.int64(), nullable=False), pa.field("digest", pa.binary(32), nullable=False)])
+_SETTINGS = b"plan"
+
+
+class Chunk(NamedTuple):
+    """A unit of work: the chunk's number, the digests of rows in order, and how many rows it has before them."""
+
+    number: int
+    digests: Sequence[bytes]
+    start: int = 0
+
+
+class ChunkPlan(NamedTuple):
+    """The chunks to compute, images in one forward (None: all), and the squares that the memory takes (None: all)."""
+
+    chunks: tuple[Chunk, ...] = ()
+    batch_size: int | None = None
+    fits: int | None = None
+
+    def is_committed(self, lengths: Mapping[int, int]) -> bool:
+        """Whether a store whose chunks have so many rows has all that is planned."""
+        return all(lengths.get(chunk.number, 0) >= chunk.start + len(chunk.digests) for chunk in self.chunks)
 
 
 class StoreWriter:
@@ -89,7 +118,7 @@ class StoreWriter:
         return read_plan(self._storage)
 
     def plan(self, digests: Sequence[bytes], *, batch_size: int | None = None, retry_failed: bool = False) -> ChunkPlan:
-        """Fix and persist the chunks that computing the missing of ``digests`` takes (:func:`cache.plan.make_plan`).
+        """Fix and persist the chunks that computing the missing of ``digests`` takes (:func:`make_plan`).
 
         What is pending from an earlier plan stays as it was, with its batch size unless ``batch_size`` is given. Then
         chunks can be computed and committed in any order, by any process. Raises :class:`UnwritableError`.
@@ -208,21 +237,8 @@ def drop_committed_plan(store: FeatureStore) -> None:
 def for_commits(store: FeatureStore) -> FeatureStore:
     """``store`` with only the rows without a feature: all that computing its chunks takes, and small to pickle."""
     failed = {number: rows.filter(pc.not_equal(rows["status"], "ok")) for number, rows in store.chunks().items()}
-    return _ForCommits(store.storage, {number: rows for number, rows in failed.items() if rows.num_rows})
-
-
-class _ForCommits(FeatureStore):
-    """A store that knows the rows that it is given, and reads none: they are sent with it."""
-
-    def __init__(self, storage: Storage, rows: dict[int, pa.Table]) -> None:
-        self._given = Chunks(dict.fromkeys(rows), None, rows)
-        super().__init__(storage)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _ForCommits, (self.storage, self._given.read)
-
-    def _committed(self) -> Chunks:
-        return self._given
+    rows = {number: rows for number, rows in failed.items() if rows.num_rows}
+    return FeatureStore(store.storage, Chunks(dict.fromkeys(rows), None, rows))
 
 
 def _as_stored(
@@ -262,3 +278,71 @@ def _driving(storage: Storage, wait: bool) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def make_plan(
+    old: ChunkPlan, missing: Sequence[bytes], *, rows: Mapping[int, int], chunk_rows: int, batch_size: int | None
+) -> ChunkPlan:
+    """The plan for the digests ``missing`` (each once), with as many chunks of the plan ``old`` as can stay.
+
+    What is left of a chunk of ``old`` stays if all of its images are missing. The rest fills the chunks that are not
+    full (``rows`` is how many each has), then new ones, which take the lowest numbers that are free.
+    """
+    missing, chunks = as_digests(missing), list[Chunk]()
+    left = [
+        Chunk(number, digests[there - start :], there)
+        for number, digests, start in old.chunks
+        if start <= (there := rows.get(number, 0)) < start + len(digests)
+    ]
+    rest = missing
+    if left:
+        at = DigestIndex(missing).find(joined_digests([chunk.digests for chunk in left]))
+        lengths = [len(chunk.digests) for chunk in left]
+        stay = [bool((part >= 0).all()) for part in np.split(at, np.cumsum(lengths)[:-1])]
+        chunks = [chunk for chunk, whole in zip(left, stay, strict=True) if whole]
+        planned = np.zeros(len(missing), np.bool_)
+        planned[at[np.repeat(stay, lengths)]] = True
+        rest = missing.take(~planned)
+    pending = {chunk.number for chunk in chunks}
+    used = {*rows, *pending}
+    short = [number for number in sorted(rows) if rows[number] < chunk_rows and number not in pending]
+    places = chain(short, (number for number in count() if number not in used))
+    low = 0
+    while low < len(rest):
+        number = next(places)
+        start = rows.get(number, 0)
+        chunks.append(Chunk(number, rest[low : low + chunk_rows - start], start))
+        low += chunk_rows - start
+    size = batch_size or old.batch_size
+    return ChunkPlan(
+        tuple(sorted(chunks, key=lambda chunk: chunk.number)), size, old.fits if size == old.batch_size else None
+    )
+
+
+def read_plan(storage: Storage) -> ChunkPlan:
+    """The plan that is pending in a store; an empty one where there is none, or where it cannot be read."""
+    try:
+        table = read_parquet(storage.read(PLAN_KEY))
+        settings = json.loads(table.schema.metadata[_SETTINGS])
+        numbers, digests = table["chunk"].to_numpy(), Digests.from_column(table["digest"])
+        bounds = [*np.flatnonzero(np.diff(numbers, prepend=-1)).tolist(), len(numbers)]
+        starts = settings.get("starts", {})
+        planned = tuple(
+            Chunk(number := int(numbers[low]), digests[low:high], starts.get(str(number), 0))
+            for low, high in pairwise(bounds)
+        )
+        return ChunkPlan(planned, settings["batch_size"], settings["fits"])
+    except (FileNotFoundError, pa.ArrowException, ValueError, KeyError, TypeError):
+        return ChunkPlan()
+
+
+def write_plan(storage: Storage, plan: ChunkPlan) -> None:
+    """Persist ``plan``."""
+    each = np.array([(chunk.number, len(chunk.digests)) for chunk in plan.chunks], np.int64).reshape(-1, 2)
+    numbers = np.repeat(each[:, 0], each[:, 1])
+    digests = joined_digests([chunk.digests for chunk in plan.chunks])
+    starts = {str(chunk.number): chunk.start for chunk in plan.chunks if chunk.start}
+    settings = json.dumps({"batch_size": plan.batch_size, "fits": plan.fits, "starts": starts})
+    table = pa.table([pa.array(numbers, pa.int64()), digests.column()], schema=_SCHEMA)
+    content = parquet_bytes(table, {_SETTINGS: settings}, compression="none", use_dictionary=["chunk"])
+    storage.put(PLAN_KEY, content)

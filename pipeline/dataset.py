@@ -9,8 +9,8 @@ from pathlib import Path, PurePath
 import pyarrow as pa
 
 from cache import DigestCache, Storage, fingerprint
-from cache.copies import cache_folder
 from cache.errors import ConfigError
+from cache.layout import cache_folder
 from cache.storage import has, is_url, storage_of
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display

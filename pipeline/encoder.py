@@ -19,10 +19,10 @@ from cache.errors import RecordsError, SettingsError
 from pipeline.bundle import Bundle
 from pipeline.progress import Display
 from stages.datasets.folder import list_files
+from stages.device import keep_freed_memory
 from stages.extraction import Embedder
 from stages.extraction.extract import ON_CPU
 from stages.extraction.flow import Batch, Clock, Held, flow
-from stages.malloc import keep_freed_memory
 from stages.processes import processors
 from stages.ranking import unit_length
 

@@ -27,7 +27,7 @@ from pipeline.features import networks_of, stores_of
 from pipeline.scores import find_index
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones
-from stages.extraction.backbones.open_clip_text import OpenClipText, own_text
+from stages.extraction.backbones.open_clip import OpenClipText, own_text
 from stages.extraction.known import basis_key, check_sample, sample_of
 from stages.ranking import unit_length
 from stages.retrieval import FlatIndexConfig

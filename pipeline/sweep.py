@@ -15,7 +15,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ import numpy as np
 from cache import fingerprint
 from cache.errors import ConfigError
 from cache.storage import absolute, is_url
-from pipeline.config import RAW, HeadRun, RunConfig, parse_config, read_config
+from pipeline.config import RAW, HeadRun, parse_config, read_config
 from pipeline.dataset import Run, run_of
 from pipeline.features import FeatureSet, feature_sets
 from pipeline.progress import Display, duration_text
@@ -38,7 +38,7 @@ from stages.retrieval.query_values import QueryScores
 from stages.retrieval.scores import VERSION
 from stages.training.recipe import DottedSettings, HeadRecipe, nearest_key
 from stages.training.rows.labelled_rows import in_training_order, rows_digest
-from stages.training.sweep.search_space import Family, SweepConfig, families, search
+from stages.training.sweep.search_space import Family, SweepConfig, check_method, families, search
 from stages.training.sweep.trials import CrossValidation, Trial, cross_validation, trial_groups
 
 
@@ -68,8 +68,124 @@ class Place(NamedTuple):
         return self.fingerprint is None
 
 
-def planned(config: RunConfig, sweep: SweepConfig) -> list[Family]:
-    """What is swept, checked before any work. Raises ConfigError naming the key that is wrong."""
+@dataclass(frozen=True)
+class Sweep:
+    """What is swept: ``families`` of the recipes of a run's heads, on the features ``sets`` that these learn from."""
+
+    run: Run
+    config: SweepConfig
+    families: Sequence[Family]
+    sets: Sequence[FeatureSet]
+
+    @property
+    def folder(self) -> str:
+        """Where, below the artifacts, trials are that can be compared: of the same data, folds, seeds and metric."""
+        sweep = self.config
+        identity = fingerprint(
+            {
+                "features": [part.features.fingerprint for part in self.sets],
+                "rows": rows_digest(in_training_order(self.run.records.split("train"))),
+                "folds": sweep.folds,
+                "seeds": list(sweep.seeds),
+                "seed": self.run.config.seed,
+                "objective": sweep.objective,
+                "version": VERSION,
+            }
+        )
+        return f"sweeps/{self.run.name}-{identity[:8]}"
+
+    def places(self, cluster: RayCluster | None = None) -> list[Place]:
+        """The raw features and every configuration, best first; trials that have a file are not run.
+
+        Of equals the first comes first, a raw feature after a head that equals it.
+        """
+        tried = [place for part in self.sets for place in self._search(part, cluster)]
+        best, *others = sorted(tried, key=lambda place: (-place.value, place.raw))
+        behind = (paired_difference(best.queries, place.queries)[0] for place in others)
+        return [best, *(place._replace(behind=less) for place, less in zip(others, behind, strict=True))]
+
+    def validation(self, part: FeatureSet) -> CrossValidation:
+        """The training records in folds, with the features of ``part``."""
+        train, judge = self.run.records.split("train"), partial(leave_one_out, metric=self.config.objective)
+        how: dict[str, Any] = {"folds": self.config.folds, "seeds": self.config.seeds, "seed": self.run.config.seed}
+        return cross_validation(part.features, train, judge, **how)
+
+    def _search(self, part: FeatureSet, cluster: RayCluster | None) -> list[Place]:
+        """The places of one set of features: the raw feature, and configurations of the heads that learn from it."""
+        run, sweep, validation, backbone = self.run, self.config, self.validation(part), part.name
+        keys, classes = validation.query_keys, tuple(validation.records.take(validation.queries).classes)
+        work = partial(_trials, validation), partial(_on_worker, absolute(str(run.file)), backbone)
+        storage, groups = run.storage.below(f"{self.folder}/trials"), partial(trial_groups, validation)
+
+        def place(head: str, method: str, settings: DottedSettings, trial: Trial, name: str | None) -> Place:
+            queries = QueryScores(keys, classes, {sweep.objective: trial.values.astype(np.float64)})
+            return Place(backbone, head, method, settings, trial, queries, name, *t_interval(trial.scores.ravel()))
+
+        raw = [place(RAW, RAW, {}, validation.raw(), None)] if part.raw else []
+        own = [family for family in self.families if family.head in {head.name for head in part.heads}]
+        tried: dict[str, Place] = {}
+        timed = False
+        total = int(sum(sweep.budget(family.size()) for family in own))
+        with run.display.bar(f"sweeping on {backbone}", "trials") as update:
+
+            def score(family: Family, wanted: Sequence[DottedSettings]) -> list[float]:
+                """The mean score of each of the ``wanted`` settings; a new trial becomes one of those ``tried``."""
+                nonlocal timed
+                recipes = [family.recipe(settings) for settings in wanted]
+                names = [validation.fingerprint_of(recipe) for recipe in recipes]
+                new = {name: names.index(name) for name in names if name not in tried}
+                trials = {name: recipes[at] for name, at in new.items()}
+                for name, arrays, is_new in run_once(trials, storage, *work, groups, cluster=cluster):
+                    trial = Trial(arrays["scores"], arrays["values"], float(arrays["seconds"]), int(arrays["diverged"]))
+                    if is_new and not timed:
+                        took, left = duration_text(trial.seconds), total - len(tried)
+                        all_of_them = f"{left:,} trials take about {duration_text(left * trial.seconds)} at that rate"
+                        run.display.say(f"sweeping on {backbone}: the first trial took {took}; {all_of_them}")
+                        timed = True
+                    tried[name] = place(family.head, trials[name].method, wanted[new[name]], trial, name)
+                    best = max(one.value for one in tried.values())
+                    update(len(tried), total, f"best {sweep.objective} {best:.4f}")
+                return [tried[name].value for name in names]
+
+            for family in own:
+                search(family, sweep.method, sweep.trials, run.config.seed, partial(score, family))
+        return [*raw, *tried.values()]
+
+    def winner_run_file(self, winner: Place, folder: Path) -> str:
+        """The text of the run file without ``[sweep]`` and with one head, the ``winner``, for one in ``folder``."""
+        run_file, sweep = str(self.run.file), self.config
+        recipe = next(
+            family.recipe(winner.settings)
+            for family in self.families
+            if family.head == winner.head and family.fixed.items() <= dict(winner.settings).items()
+        )
+        raw: dict[str, Any] = tomllib.loads(run_file_text(run_file))
+        raw.pop("sweep")
+        raw = map_paths(raw, lambda _, path: _moved(path, run_file, folder))
+        parts = asdict(recipe)
+        of_run = {field.name for field in fields(HeadRun)} - {"recipe"}
+        written = next(head for head in raw["heads"] if head["name"] == winner.head)
+        raw["heads"] = [{key: value for key, value in written.items() if key in of_run} | parts.pop("head") | parts]
+        settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in winner.settings.items()) or "as it was"
+        name = PurePath(run_file).name
+        score = f"{sweep.objective} {winner.value:.4f} ({winner.low:.4f} to {winner.high:.4f})"
+        heading = (
+            f"Written by `permafrost sweep {name}`: the best configuration of {winner.head} on {winner.backbone}.",
+            settings,
+            f"{score} on held-out training classes, {sweep.folds} folds x {len(sweep.seeds)} seeds.",
+        )
+        text = "".join(f"# {line}\n" for line in heading) + "\n" + write_toml(raw)
+        parse_config(text, "the winner's run file", folder)  # what is written can be read
+        return text
+
+
+def open_sweep(run_file: str, display: Display) -> Sweep:
+    """The sweep of ``run_file``, checked before any image is read. Raises ConfigError naming the key that is wrong."""
+    config = read_config(run_file)
+    if (sweep := config.sweep) is None:
+        raise ConfigError(
+            f'{run_file} has no [sweep]. Add one, such as:\n[sweep]\n[sweep.over]\n"loss.scale" = [8.0, 16.0, 32.0]'
+        )
     if not config.heads:
         raise ConfigError("sweep: there is nothing to sweep over: the run has no [[heads]]")
     names = tuple(head.name for head in config.heads)
@@ -83,86 +199,15 @@ def planned(config: RunConfig, sweep: SweepConfig) -> list[Family]:
     for family in plan if sweep.method == "grid" else ():
         for settings in family.grid():
             family.recipe(settings)
-    return plan
-
-
-def remarks(sweep: SweepConfig, plan: Sequence[Family]) -> list[str]:
-    """What to know before comparing losses by this sweep."""
+    check_method(sweep.method)
     budgets = {f"{family.base.method} of {family.head}": sweep.budget(family.size()) for family in plan}
     if len(set(budgets.values())) > 1:
         listed = ", ".join(f"{name} {budget:g}" for name, budget in budgets.items())
-        return [f"not every loss is tried as often ({listed}): give each as many values for a fair comparison"]
-    return []
-
-
-def sweep_folder(run: Run, sweep: SweepConfig, sets: Sequence[FeatureSet]) -> str:
-    """Where, below the artifacts, all trials are that can be compared: of the same data, folds, seeds and metric."""
-    identity = fingerprint(
-        {
-            "features": [part.features.fingerprint for part in sets],
-            "rows": rows_digest(in_training_order(run.records.split("train"))),
-            "folds": sweep.folds,
-            "seeds": list(sweep.seeds),
-            "seed": run.config.seed,
-            "objective": sweep.objective,
-            "version": VERSION,
-        }
-    )
-    return f"sweeps/{run.name}-{identity[:8]}"
-
-
-def swept_sets(run: Run, plan: Sequence[Family]) -> list[FeatureSet]:
-    """The features that the heads of ``plan`` learn from."""
-    swept = {family.head for family in plan}
-    return feature_sets(run, [head for head in run.config.heads if head.name in swept])
-
-
-def run_sweep(
-    run: Run,
-    sweep: SweepConfig,
-    plan: Sequence[Family],
-    sets: Sequence[FeatureSet],
-    folder: str,
-    cluster: RayCluster | None = None,
-) -> list[Place]:
-    """The raw features and every configuration, best first; trials that have a file in ``folder`` are not run.
-
-    They are run in this process, or by workers of a Ray cluster. The first of equals comes first, a raw feature after a
-    head that equals it.
-    """
-    tried = [place for part in sets for place in _search(run, sweep, plan, part, folder, cluster)]
-    order = sorted(tried, key=lambda place: (-place.value, place.raw))
-    return [
-        *order[:1],
-        *(place._replace(behind=paired_difference(order[0].queries, place.queries)[0]) for place in order[1:]),
-    ]
-
-
-def winner_run_file(winner: Place, plan: Sequence[Family], run_file: str, sweep: SweepConfig, folder: Path) -> str:
-    """The text of ``run_file`` without ``[sweep]`` and with one head, the ``winner``, for a run file in ``folder``."""
-    recipe = next(
-        family.recipe(winner.settings)
-        for family in plan
-        if family.head == winner.head and family.fixed.items() <= dict(winner.settings).items()
-    )
-    raw: dict[str, Any] = tomllib.loads(run_file_text(run_file))
-    raw.pop("sweep")
-    raw = map_paths(raw, lambda _, path: _moved(path, run_file, folder))
-    parts = asdict(recipe)
-    of_run = {field.name for field in fields(HeadRun)} - {"recipe"}
-    written = next(head for head in raw["heads"] if head["name"] == winner.head)
-    raw["heads"] = [{key: value for key, value in written.items() if key in of_run} | parts.pop("head") | parts]
-    settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in winner.settings.items()) or "as it was"
-    name = PurePath(run_file).name
-    score = f"{sweep.objective} {winner.value:.4f} ({winner.low:.4f} to {winner.high:.4f})"
-    heading = (
-        f"Written by `permafrost sweep {name}`: the best configuration of {winner.head} on {winner.backbone}.",
-        settings,
-        f"{score} on held-out training classes, {sweep.folds} folds x {len(sweep.seeds)} seeds.",
-    )
-    text = "".join(f"# {line}\n" for line in heading) + "\n" + write_toml(raw)
-    parse_config(text, "the winner's run file", folder)  # what is written can be read
-    return text
+        display.warn(
+            f"note: not every loss is tried as often ({listed}): give each as many values for a fair comparison"
+        )
+    run = run_of(config, display, run_file)
+    return Sweep(run, sweep, plan, feature_sets(run, swept))
 
 
 def _moved(path: str, run_file: str, new: Path) -> str:
@@ -173,55 +218,6 @@ def _moved(path: str, run_file: str, new: Path) -> str:
     if is_url(run_file):
         return beside(run_file.rpartition("/")[0], path)
     return path if old.resolve() == new.resolve() else os.path.relpath(old.resolve() / path, new.resolve())
-
-
-def _search(
-    run: Run, sweep: SweepConfig, plan: Sequence[Family], part: FeatureSet, folder: str, cluster: RayCluster | None
-) -> list[Place]:
-    """The places of one set of features: the raw feature, and the configurations of the heads that learn from it."""
-    validation, backbone = _validation(run, sweep, part), part.name
-    keys, classes = validation.query_keys, tuple(validation.records.take(validation.queries).classes)
-    work = partial(_trials, validation), partial(_on_worker, absolute(str(run.file)), backbone)
-    storage, groups = run.storage.below(f"{folder}/trials"), partial(trial_groups, validation)
-
-    def place(head: str, method: str, settings: DottedSettings, trial: Trial, name: str | None) -> Place:
-        queries = QueryScores(keys, classes, {sweep.objective: trial.values.astype(np.float64)})
-        return Place(backbone, head, method, settings, trial, queries, name, *t_interval(trial.scores.ravel()))
-
-    raw = [place(RAW, RAW, {}, validation.raw(), None)] if part.raw else []
-    own = [family for family in plan if family.head in {head.name for head in part.heads}]
-    tried: dict[str, Place] = {}
-    timed = False
-    total = int(sum(sweep.budget(family.size()) for family in own))
-    with run.display.bar(f"sweeping on {backbone}", "trials") as update:
-
-        def score(family: Family, wanted: Sequence[DottedSettings]) -> list[float]:
-            """The mean score of each of the ``wanted`` settings; a trial that is new becomes one of those ``tried``."""
-            nonlocal timed
-            recipes = [family.recipe(settings) for settings in wanted]
-            names = [validation.fingerprint_of(recipe) for recipe in recipes]
-            new = {name: names.index(name) for name in names if name not in tried}
-            trials = {name: recipes[at] for name, at in new.items()}
-            for name, arrays, is_new in run_once(trials, storage, *work, groups, cluster=cluster):
-                trial = Trial(arrays["scores"], arrays["values"], float(arrays["seconds"]), int(arrays["diverged"]))
-                if is_new and not timed:
-                    took, left = duration_text(trial.seconds), total - len(tried)
-                    all_of_them = f"{left:,} trials take about {duration_text(left * trial.seconds)} at that rate"
-                    run.display.say(f"sweeping on {backbone}: the first trial took {took}; {all_of_them}")
-                    timed = True
-                tried[name] = place(family.head, trials[name].method, wanted[new[name]], trial, name)
-                best = max(one.value for one in tried.values())
-                update(len(tried), total, f"best {sweep.objective} {best:.4f}")
-            return [tried[name].value for name in names]
-
-        for family in own:
-            search(family, sweep.method, sweep.trials, run.config.seed, partial(score, family))
-    return [*raw, *tried.values()]
-
-
-def _validation(run: Run, sweep: SweepConfig, part: FeatureSet) -> CrossValidation:
-    train, judge = run.records.split("train"), partial(leave_one_out, metric=sweep.objective)
-    return cross_validation(part.features, train, judge, folds=sweep.folds, seeds=sweep.seeds, seed=run.config.seed)
 
 
 def _trials(validation: CrossValidation, recipes: Sequence[HeadRecipe]) -> list[Arrays]:
@@ -236,8 +232,5 @@ def _on_worker(run_file: str, backbone: str, recipes: Sequence[HeadRecipe]) -> l
 @lru_cache(maxsize=1)
 def _opened(run_file: str, backbone: str) -> CrossValidation:
     """The features of one backbone of ``run_file`` in folds, read once a process."""
-    config = read_config(run_file)
-    assert config.sweep is not None
-    run = run_of(config, Display(quiet=True, warnings=False), run_file)
-    part = next(part for part in swept_sets(run, planned(config, config.sweep)) if part.name == backbone)
-    return _validation(run, config.sweep, part)
+    sweep = open_sweep(run_file, Display(quiet=True, warnings=False))
+    return sweep.validation(next(part for part in sweep.sets if part.name == backbone))

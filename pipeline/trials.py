@@ -23,8 +23,7 @@ import torch
 from cache import Storage
 from cache.errors import DamagedStoreError
 from stages.processes import worker_processes
-from stages.ray_cluster import RayCluster
-from stages.ray_spread import places, spread
+from stages.ray_cluster import RayCluster, places, spread
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """What a trial measures: numbers and text, by name."""

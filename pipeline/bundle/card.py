@@ -198,7 +198,7 @@ def _licence(config: dict[str, Any]) -> str:
     if config["kind"] == "bundled":
         return "Apache-2.0"
     if config["kind"] == "timm" and config["pretrained"]:
-        from stages.extraction.backbones.libraries import library
+        from stages.extraction.backbones.weights import library
 
         name = f"{config['name']}.{config['pretrained']}" if isinstance(config["pretrained"], str) else config["name"]
         listed = library("timm").get_pretrained_cfg(name)

@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from cache import LocalStorage, ObjectStorage, digest_bytes
 from cache.atomic import replace_bytes, replace_text
-from cache.copies import cache_folder
 from cache.errors import SettingsError, StoreError, WeightsError
+from cache.layout import cache_folder
 from cache.lock import confirm_driver, driver_lease, writer_lock
 from cache.sealed import json_text
 from cache.storage import storage_of

@@ -15,8 +15,8 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from cache import ObjectStorage, Storage, digest_file, fingerprint
-from cache.copies import cache_folder, copy_object
 from cache.errors import DamagedStoreError, MissingRowsError, WeightsError
+from cache.layout import cache_folder, copy_object
 from cache.sealed import read_sealed
 from cache.storage import has, is_url, storage_of
 from pipeline.thresholds import thresholds_of
@@ -24,7 +24,7 @@ from pipeline.views.thumbnails import small_jpeg
 from stages.analysis.open_set import PairShare
 from stages.extraction import Backbone, BackboneConfig, Embedder
 from stages.extraction.backbones import announced_backbones
-from stages.extraction.backbones.open_clip_text import OpenClipText, own_text
+from stages.extraction.backbones.open_clip import OpenClipText, own_text
 from stages.extraction.known import beyond_rounding, sample_of
 from stages.processes import processors
 from stages.training import Head

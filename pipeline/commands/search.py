@@ -32,6 +32,7 @@ from stages.retrieval.gallery import LIKE, UNLIKE, combined
 from stages.retrieval.gallery_rows import Match
 
 _NO_SHARES = "what a similarity means is not known here"
+_SIDE = 160  # of a picture on the page, in pixels
 
 
 def search(
@@ -82,15 +83,19 @@ def search(
         queries = [_combined(searcher, queries, text, like, unlike)]
     allowed = searcher.gallery.allowed(filters) & ~np.isin(searcher.gallery.keys, [*like, *unlike])
     passing, exact = None if allowed.all() else allowed, limit is not None or bool(shares)
-    answers = [
-        _Answer(query.name, query.images, searcher.find(query.vector, k, where=passing, exact=exact)[0])
-        for query in queries
-    ]
+    answers = []
+    for query in queries:
+        matches = searcher.find(query.vector, k, where=passing, exact=exact)[0]
+        accepted = [match for match in matches if limit is None or match.similarity >= limit.threshold]
+        meant = [(match, share_at(match.similarity, shares)) for match in accepted]
+        answers.append(_Answer(query.name, query.images, meant, matches[0].similarity if matches else None, limit))
     for answer in answers:
-        typer.echo((_json if json else _text)(answer, limit, shares))
+        typer.echo(answer.json() if json else answer.text())
     if html is not None:
         note = ", ".join([f"Of {len(searcher):,} images of {run_file}", *(where or [])])
-        replace_text(html, _page(answers, limit, shares, f"{note}."))
+        uris = [uri for answer in answers for uri in (*answer.images, *(match.uri for match, _ in answer.matches))]
+        page = {"answers": answers, "pictures": thumbnails(uris, _SIDE), "limit": limit, "note": f"{note}."}
+        replace_text(html, render("search.html", **page))
         display.say(f"the page: {html}")
     if unread:
         count = f"{len(unread)} of {len(images)}"
@@ -98,8 +103,6 @@ def search(
 
 
 _Opened = tuple[Searcher, Limit | None, list[PairShare], Display]
-
-
 _Wanted = tuple[str, float] | None
 
 
@@ -184,63 +187,44 @@ def _combined(
 
 
 class _Answer(NamedTuple):
-    """A query by name, the images it is made of, and its ``matches``, best first."""
+    """A query by name, the images it is made of, and its ``matches`` with what their similarity means, best first.
 
-    query: str
+    ``nearest`` is the similarity of the nearest image, also where the ``limit`` lets none match.
+    """
+
+    name: str
     images: Sequence[str]
-    matches: Sequence[Match]
+    matches: Sequence[tuple[Match, PairShare | None]]
+    nearest: float | None
+    limit: Limit | None
 
+    @property
+    def nothing(self) -> str:
+        """Why there is no match; empty where there is one."""
+        if self.matches:
+            return ""
+        if self.limit is None or self.nearest is None:
+            return "no match: no image of the gallery may be found"
+        return f"no match: the nearest has {self.nearest:.4f}; {self.limit.summary}"
 
-def _text(answer: _Answer, limit: Limit | None, shares: Sequence[PairShare]) -> str:
-    """A line for each match: rank, similarity, the share of pairs this similar that match, label, URI."""
-    accepted = _accepted(answer.matches, limit)
-    if not accepted:
-        return f"{answer.query}\n  {_nothing(answer, limit)}"
-    lines = [
-        f"{rank:>3}  {match.similarity:.3f}{_share_text(match, shares)}  {match.label or '-'}  {match.uri}"
-        for rank, match in enumerate(accepted, 1)
-    ]
-    return "\n".join([answer.query, *lines])
+    def text(self) -> str:
+        """A line for each match: rank, similarity, the share of pairs this similar that match, label, URI."""
+        lines = [f"  {self.nothing}"] if self.nothing else []
+        for rank, (match, step) in enumerate(self.matches, 1):
+            share = "" if step is None else f"  {step.share:4.0%}"
+            lines.append(f"{rank:>3}  {match.similarity:.3f}{share}  {match.label or '-'}  {match.uri}")
+        return "\n".join([self.name, *lines])
 
-
-def _json(answer: _Answer, limit: Limit | None, shares: Sequence[PairShare]) -> str:
-    """A flat object for each match, or one that says that there is none, a line each."""
-    verdict = {} if limit is None else {"match": True, "threshold": limit.threshold, "rate": limit.rate}
-    lines: list[dict[str, object]] = []
-    for rank, match in enumerate(_accepted(answer.matches, limit), 1):
-        step = share_at(match.similarity, shares)
-        meaning = {} if step is None else {"share": round(step.share, 4), "pairs": step.pairs}
-        place = {"image": answer.query, "rank": rank, "similarity": round(match.similarity, 6)}
-        lines.append({**place, "label": match.label, "key": match.key, "uri": match.uri, **meaning, **verdict})
-    if not lines:
-        nothing = dict.fromkeys(("label", "key", "uri"))
-        nearest = round(answer.matches[0].similarity, 6) if answer.matches else None
-        lines = [{"image": answer.query, "rank": None, "similarity": nearest, **nothing, **verdict, "match": False}]
-    return "\n".join(json_module.dumps(line) for line in lines)
-
-
-def _page(answers: Sequence[_Answer], limit: Limit | None, shares: Sequence[PairShare], note: str) -> str:
-    """The page as HTML, with a picture of every image and nothing loaded from elsewhere."""
-    accepted = [(answer, _accepted(answer.matches, limit)) for answer in answers]
-    uris = [uri for answer, matches in accepted for uri in (*answer.images, *(match.uri for match in matches))]
-    shown = []
-    for answer, matches in accepted:
-        meant = [(match, share_at(match.similarity, shares)) for match in matches]
-        shown.append({"answer": answer, "nothing": "" if matches else _nothing(answer, limit), "matches": meant})
-    return render("search.html", answers=shown, pictures=thumbnails(uris, 160), limit=limit, note=note)
-
-
-def _accepted(matches: Sequence[Match], limit: Limit | None) -> list[Match]:
-    """The ``matches`` at or above the threshold, all where there is none."""
-    return [match for match in matches if limit is None or match.similarity >= limit.threshold]
-
-
-def _nothing(answer: _Answer, limit: Limit | None) -> str:
-    if limit is None or not answer.matches:
-        return "no match: no image of the gallery may be found"
-    return f"no match: the nearest has {answer.matches[0].similarity:.4f}; {limit.summary}"
-
-
-def _share_text(match: Match, shares: Sequence[PairShare]) -> str:
-    step = share_at(match.similarity, shares)
-    return "" if step is None else f"  {step.share:4.0%}"
+    def json(self) -> str:
+        """A flat object for each match, or one that says that there is none, a line each."""
+        limit = self.limit
+        verdict = {} if limit is None else {"match": True, "threshold": limit.threshold, "rate": limit.rate}
+        lines: list[dict[str, object]] = []
+        for rank, (match, step) in enumerate(self.matches, 1):
+            meaning = {} if step is None else {"share": round(step.share, 4), "pairs": step.pairs}
+            place = {"image": self.name, "rank": rank, "similarity": round(match.similarity, 6)}
+            lines.append({**place, "label": match.label, "key": match.key, "uri": match.uri, **meaning, **verdict})
+        if not lines:
+            none = {"image": self.name, "rank": None, "similarity": self.nearest and round(self.nearest, 6)}
+            lines = [{**none, **dict.fromkeys(("label", "key", "uri")), **verdict, "match": False}]
+        return "\n".join(map(json_module.dumps, lines))

@@ -18,13 +18,11 @@ from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
 from pipeline.commands.options import Address, Cpus, Executor, Json, Quiet, RunFile, emit, ray_cluster
-from pipeline.config import RAW, read_config
-from pipeline.dataset import run_of
+from pipeline.config import RAW
 from pipeline.progress import Display
-from pipeline.sweep import Place, planned, remarks, run_sweep, sweep_folder, swept_sets, winner_run_file
+from pipeline.sweep import Place, open_sweep
 from pipeline.views.leaderboard import Interval, Leaderboard, Row, text
 from pipeline.views.pages import render
-from stages.training.sweep.search_space import check_method
 
 _PRINTED = 20
 
@@ -42,34 +40,22 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Try many configurations of the heads, judged on held-out training classes, and rank them."""
-    cluster = ray_cluster(executor, address, cpus)
-    config, display = read_config(run_file), Display(quiet=quiet)
-    settings = config.sweep
-    if settings is None:
-        raise ConfigError(
-            f'{run_file} has no [sweep]. Add one, such as:\n[sweep]\n[sweep.over]\n"loss.scale" = [8.0, 16.0, 32.0]'
-        )
+    cluster, display = ray_cluster(executor, address, cpus), Display(quiet=quiet)
     if write is not None and write.exists() and not force:
         raise ConfigError(f"{write} exists. Name another file, or add --force to write over it.")
-    plan = planned(config, settings)
-    check_method(settings.method)
-    for remark in remarks(settings, plan):
-        display.warn(f"note: {remark}")
-    run = run_of(config, display, run_file)
-    sets = swept_sets(run, plan)
-    trials = sweep_folder(run, settings, sets)
-    folder = run.artifacts / trials
-    metric, keys = settings.objective, tuple(settings.axes())
+    opened = open_sweep(run_file, display)
+    folder = opened.run.artifacts / opened.folder
+    metric, keys = opened.config.objective, tuple(opened.config.axes())
     with writer_lock(folder), cluster.joined() if cluster else nullcontext():
-        places = run_sweep(run, settings, plan, sets, trials, cluster)
+        places = opened.places(cluster)
         board, rows = _leaderboard(places, metric, keys), _rows(places, metric, keys)
         replace_text(folder / "leaderboard.csv", _csv(rows))
-        replace_text(folder / "leaderboard.html", _page(places, board, run.name))
+        replace_text(folder / "leaderboard.html", _page(places, board, opened.run.name))
     emit(json, _text(places, board), *rows)
     display.say(f"also in {folder}: leaderboard.csv, leaderboard.html")
     if write is not None:
         winner = next(place for place in places if not place.raw)
-        replace_text(write, winner_run_file(winner, plan, run_file, settings, write.parent))
+        replace_text(write, opened.winner_run_file(winner, write.parent))
         below = f", though {verdict}" if (verdict := _raw_verdict(places)) else ""
         display.say(f"the best configuration{below}: {write}")
 

@@ -14,7 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from stages.datasets.folder import image_type
-from stages.extraction.switches import own_switches
+from stages.extraction.decode import own_switches
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer

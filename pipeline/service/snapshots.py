@@ -24,7 +24,7 @@ from pipeline.service.gallery import Gallery, ServedHead
 from pipeline.thresholds import kept_decisions, thresholds_of
 from pipeline.vectors import choose_vectors, find_vectors, with_rows
 from stages.extraction import Backbone, Embedder
-from stages.extraction.backbones.open_clip_text import OpenClipText
+from stages.extraction.backbones.open_clip import OpenClipText
 from stages.retrieval.query_values import scored_numbers
 
 _NEAR, _FAR = 1.0, 5.0  # seconds between two looks at a folder, and at an address

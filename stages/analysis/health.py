@@ -17,7 +17,7 @@ import numpy as np
 from cache import Features
 from cache.errors import NothingToScoreError
 from stages.analysis.embedding_health import LEAST, Spread, hubs, spread, suspects, votes
-from stages.curation.duplicates import twins_among
+from stages.curation.curate import twins_among
 from stages.records import Records
 from stages.records.splits import ROLES, seeded_order
 from stages.retrieval import nearest

@@ -1,6 +1,5 @@
 """From the training images of one dataset or several to a compact, clean training table."""
 
-from stages.curation.config import CurateConfig
-from stages.curation.curate import REASONS, Curated, Dropped, curate
+from stages.curation.curate import REASONS, CurateConfig, Curated, Dropped, curate
 
 __all__ = ["REASONS", "CurateConfig", "Curated", "Dropped", "curate"]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
-from cache import FeatureStore
+import numpy as np
+import numpy.typing as npt
+
+from cache import Features, FeatureStore
 from cache.errors import RecordsError, SettingsError
-from stages.curation.config import CurateConfig
-from stages.curation.duplicates import twins_among, twins_within
-from stages.datasets.columns import refuse_absent
+from cache.settings import Settings, Within
+from stages.datasets.config import refuse_absent
+from stages.ranking import search, unit_length
+from stages.ranking.nearest import compare_all
 from stages.records import Records
 from stages.records.splits import ROLES, seeded_order
 
@@ -196,3 +201,103 @@ class _Sieve:
         for members in self.grouped(self.train.classes) if self.config.max_images is not None else []:
             drawn = sorted(members, key=lambda row: seeded_order(seed, keys[row]))
             self.drop(IMAGE_NOT_DRAWN, drawn[self.config.max_images :])
+
+
+@dataclass(frozen=True)
+class CurateConfig(Settings):
+    """The ``[curate]`` of a run file: which training images make a compact, clean training table.
+
+    Attributes:
+        domains: the domains to take; by default all.
+        min_images: a class with fewer images, once duplicates are gone, is dropped.
+        max_images: images to draw of a class that has more; by default all.
+        classes_per_domain: classes to draw of a domain that has more: one number for every domain, or a table from
+            domain to number, where a domain that is not in it keeps all. By default all.
+        near_duplicate: two images whose features have this cosine similarity or more are taken for one. By default
+            only byte-identical copies are, and no feature is read.
+        seed: draws the classes and the images.
+    """
+
+    domains: tuple[str, ...] = ()
+    min_images: Annotated[int, Within("[1, inf]")] = 3
+    max_images: int | None = None
+    classes_per_domain: int | dict[str, int] | None = None
+    near_duplicate: Annotated[float | None, Within("(0, 1]", "a cosine similarity")] = None
+    seed: Annotated[int, Within("[0, inf]")] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_images is not None and self.max_images < self.min_images:
+            raise SettingsError(
+                f"max_images is the most that a class keeps, so at least min_images; got {self.max_images} "
+                f"and {self.min_images}"
+            )
+        limits = self.classes_per_domain
+        least = min(limits.values(), default=None) if isinstance(limits, dict) else limits
+        if least is not None and least < 1:
+            raise SettingsError(
+                f"classes_per_domain must be at least 1, got {least}; to leave a domain out, list the others in domains"
+            )
+
+
+BLOCK = 2048  # rows of both sides at a time: 16 MB of similarities
+
+
+class Twin(NamedTuple):
+    """What an image is a near-duplicate of: its position, and the cosine similarity of the two."""
+
+    position: int
+    similarity: float
+
+
+def twins_among(
+    store: Features, digests: Sequence[bytes], others: Sequence[bytes], threshold: float, *, block: int = BLOCK
+) -> dict[int, Twin]:
+    """For each of ``digests`` (n,) that has one, the most similar of ``others`` (m,) at or above ``threshold``.
+
+    Keys are positions in ``digests``, :attr:`Twin.position` is one in ``others``; of equals the first.
+    """
+    best = np.full(len(digests), -np.inf, np.float32)
+    nearest = np.zeros(len(digests), np.int64)
+    for first, theirs in _blocks(store, others, block):
+        for start, mine in _blocks(store, digests, block):
+            rows, highest = search(theirs, mine, 1)
+            place = np.arange(start, start + len(mine))[highest[:, 0] > best[start : start + len(mine)]]
+            nearest[place], best[place] = first + rows[place - start, 0], highest[place - start, 0]
+    return {int(row): Twin(int(nearest[row]), float(best[row])) for row in np.flatnonzero(best >= threshold)}
+
+
+def twins_within(store: Features, digests: Sequence[bytes], threshold: float, *, block: int = BLOCK) -> dict[int, Twin]:
+    """Those of ``digests`` (n,) to drop so that no two of the rest are near-duplicates, each with what stands for it.
+
+    From first to last, an image is kept unless one that was kept before it is at or above ``threshold``; then the
+    most similar of those stands for it. So of a chain whose ends are unlike, more than one can be kept.
+    """
+    dropped: dict[int, Twin] = {}
+    staying: list[int] = []
+    for start, mine in _blocks(store, digests, block):
+        earlier = twins_among(
+            store, digests[start : start + len(mine)], [digests[row] for row in staying], threshold, block=block
+        )
+        similarity = compare_all(mine, mine, np.full(len(mine), -1))
+        inside: list[int] = []  # of this block, those that stay
+        for row in range(len(mine)):
+            twin = earlier.get(row)
+            best = None if twin is None else Twin(staying[twin.position], twin.similarity)
+            if inside:
+                nearest = inside[int(similarity[row, inside].argmax())]
+                value = float(similarity[row, nearest])
+                if value >= threshold and (best is None or value > best.similarity):
+                    best = Twin(start + nearest, value)
+            if best is None:
+                inside.append(row)
+            else:
+                dropped[start + row] = best
+        staying += [start + row for row in inside]
+    return dropped
+
+
+def _blocks(store: Features, digests: Sequence[bytes], block: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """The unit-length features (b, D), ``block`` rows at a time, each with the position of its first row."""
+    for first in range(0, len(digests), block):
+        yield first, unit_length(store.read(digests[first : first + block]))

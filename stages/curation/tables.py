@@ -11,7 +11,7 @@ import pyarrow as pa
 from cache import parse_source
 from cache.storage import absolute
 from stages.curation.curate import REASONS, Curated, Dropped
-from stages.datasets.columns import text_table
+from stages.datasets.config import text_table
 from stages.records import Records
 
 

@@ -14,10 +14,19 @@ from stages.datasets.benchmarks.fine_grained import (
     Cub200Benchmark,
     Food2kBenchmark,
     Inat2018Benchmark,
+    InshopBenchmark,
+    Products10kBenchmark,
+    Rp2kBenchmark,
+    SopBenchmark,
 )
-from stages.datasets.benchmarks.instances import Gldv2Benchmark, InstreBenchmark, MetBenchmark, RevisitedBenchmark
-from stages.datasets.benchmarks.many_domains import M4d35kBenchmark, UnedBenchmark
-from stages.datasets.benchmarks.products import InshopBenchmark, Products10kBenchmark, Rp2kBenchmark, SopBenchmark
+from stages.datasets.benchmarks.instances import (
+    Gldv2Benchmark,
+    InstreBenchmark,
+    M4d35kBenchmark,
+    MetBenchmark,
+    RevisitedBenchmark,
+    UnedBenchmark,
+)
 from stages.datasets.config import Source, SourceConfig
 from stages.datasets.drawn import DrawnConfig
 from stages.datasets.folder import FolderConfig

@@ -18,8 +18,7 @@ from typing import Literal
 from cache.errors import AbsentPathError, RecordsError
 from cache.source import ImageSource
 from cache.storage import is_url, storage_of
-from stages.datasets.columns import label_column, text_table
-from stages.datasets.config import Source, SourceConfig
+from stages.datasets.config import Source, SourceConfig, label_column, text_table
 
 # The extensions of images in a folder; a table may name files of any extension, or none.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif", ".jp2"})

@@ -15,8 +15,16 @@ import pyarrow.parquet as pq
 from cache.errors import RecordsError
 from cache.source import ImageSource
 from cache.storage import open_file
-from stages.datasets.columns import as_text, nested_in, refuse_absent, refuse_nested
-from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names
+from stages.datasets.config import (
+    BY_FILE,
+    ColumnsConfig,
+    Source,
+    as_names,
+    as_text,
+    nested_in,
+    refuse_absent,
+    refuse_nested,
+)
 from stages.datasets.shards import Shard, find_shards
 
 

@@ -23,8 +23,11 @@ from cache import digest_bytes, parse_source
 from cache.atomic import replace_bytes
 from cache.errors import AbsentPathError, RecordsError, SettingsError
 from cache.storage import is_url
-from stages.datasets.columns import (
+from stages.datasets.config import (
+    ColumnsConfig,
     Nested,
+    Source,
+    as_names,
     as_text,
     first_nested,
     nested_in,
@@ -33,7 +36,6 @@ from stages.datasets.columns import (
     scalar,
     text_table,
 )
-from stages.datasets.config import ColumnsConfig, Source, as_names
 from stages.datasets.delimited import Dialect, detect_encoding, read_delimited
 
 _DETECTED = Dialect()

@@ -19,9 +19,8 @@ from stages.extraction.extract import Filled, Progress, extract, extract_all
 from stages.extraction.flow import Clock
 from stages.extraction.planning import Plan, Planned, plan_extraction
 from stages.extraction.precomputed import PrecomputedConfig, import_features
-from stages.extraction.preprocess import Preprocess, PreprocessConfig
+from stages.extraction.preprocess import Preprocess, PreprocessConfig, ViewsConfig
 from stages.extraction.ray_executor import RayExecutor
-from stages.extraction.views import ViewsConfig
 
 __all__ = [
     "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Embedded", "Embedder", "Executor",

@@ -18,7 +18,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ import numpy.typing as npt
 from cache.errors import PermafrostError
 from cache.source import Box
 from stages.datasets.folder import image_type
-from stages.extraction.switches import own_switches
+from stages.device import Switches
 from stages.extraction.without_metadata import without_metadata
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ _TURNS = {"exif", "xmp"}  # where a JPEG may say that it is to be turned
 _PILLOW = r"PIL\."
 _QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)  # as the warnings module writes down the filter
 _STARTS = {b"\xff\xd8\xff": "a JPEG", b"\x89PNG": "a PNG", b"GIF8": "a GIF", b"RIFF": "a WebP", b"BM": "a BMP"}
+
+MOST_PIXELS = 178_956_970  # an image of more pixels may be a bomb, and is refused by its header
 
 
 class DecodeError(PermafrostError):
@@ -224,3 +227,31 @@ def _hide_warnings_of_pillow() -> None:
     """
     if not warnings.filters or warnings.filters[0] != _QUIET:
         warnings.filterwarnings("ignore", module=_PILLOW)
+
+
+_of_pillow = Switches()
+
+
+def own_switches() -> AbstractContextManager[None]:
+    """Around a decode with Pillow, in any thread: the same pixels in any process. What is set meanwhile stays."""
+    return _of_pillow.hold("pillow", _set_those_of_pillow)
+
+
+def _set_those_of_pillow() -> Callable[[], object]:
+    from PIL import GifImagePlugin, Image, ImageFile
+
+    ours = [
+        (ImageFile, "LOAD_TRUNCATED_IMAGES", False),  # a cut file is a failed image, not a grey one
+        (Image, "MAX_IMAGE_PIXELS", MOST_PIXELS // 2),  # Pillow refuses twice as many
+        (GifImagePlugin, "LOADING_STRATEGY", GifImagePlugin.LoadingStrategy.RGB_AFTER_FIRST),
+    ]
+    theirs = [getattr(module, name) for module, name, _ in ours]
+    for module, name, wanted in ours:
+        setattr(module, name, wanted)
+
+    def restore() -> None:
+        for (module, name, wanted), value in zip(ours, theirs, strict=True):
+            if getattr(module, name) == wanted:
+                setattr(module, name, value)
+
+    return restore

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,13 +15,12 @@ from cache.digest_list import DigestIndex, joined_digests
 from cache.reader import CHUNK_ROWS
 from cache.storage import Where
 from cache.writer import drop_committed_plan
-from stages.device import device_name, own_stream
+from stages.device import device_name, keep_freed_memory, own_stream
 from stages.extraction.backbones import Backbone
 from stages.extraction.embedder import memory_limit
 from stages.extraction.executor import LIBRARIES, Executor, Job, LocalExecutor, units_of
 from stages.extraction.flow import Clock
 from stages.extraction.known import check_sample
-from stages.malloc import keep_freed_memory
 from stages.records import Records
 
 ON_CPU = 32  # from 16 images on, a CPU's rate changes by a few percent only
@@ -146,23 +145,19 @@ def extract_all(
     """
     stores = [open_store(backbone, path, dtype=dtype, chunk_rows=chunk_rows) for backbone in backbones]
     digests = records.digests.readable()
-    places = [store.address for store in stores]
-    lacking = [
-        n
-        for n, store in enumerate(stores)
-        if n == places.index(store.address) and store.missing(digests, retry_failed=retry_failed)
-    ]  # two backbones of one identity fill one store, once
-    for n in {places.index(place) for place in places}.difference(lacking):
-        drop_committed_plan(stores[n])
+    once: dict[str, tuple[FeatureStore, Backbone]] = {}  # two backbones of one identity fill one store, once
+    for store, backbone in zip(stores, backbones, strict=True):
+        once.setdefault(store.address, (store, backbone))
+    lacking = {  # in one order in every process: two that wait do not wait for each other
+        address: pair for address, pair in sorted(once.items()) if pair[0].missing(digests, retry_failed=retry_failed)
+    }
+    for address in once.keys() - lacking.keys():
+        drop_committed_plan(once[address][0])
     if not lacking:
         return [Filled(store, 0) for store in stores]
     with ExitStack() as drivers:
-        entered = {  # in one order in every process: two that wait do not wait for each other
-            n: drivers.enter_context(StoreWriter(stores[n], wait=wait))
-            for n in sorted(lacking, key=lambda n: places[n])
-        }
-        writers = [entered[n] for n in lacking]
-        filled, networks = [stores[n] for n in lacking], [backbones[n] for n in lacking]
+        filled, networks = zip(*lacking.values(), strict=True)
+        writers = [drivers.enter_context(StoreWriter(store, wait=wait)) for store in filled]
         planned = [writer.pending().batch_size for writer in writers]
         size = batch_size or next(filter(None, planned), None) or _batch_size(networks, filled)
         plans = [writer.plan(digests, batch_size=size, retry_failed=retry_failed) for writer in writers]
@@ -184,41 +179,29 @@ def extract_all(
             writer.store.reload()
             writer.finish()
     computed = {
-        store.address: sum(len(chunk.digests) for chunk in plan.chunks)
-        for store, plan in zip(filled, plans, strict=True)
+        address: sum(len(chunk.digests) for chunk in plan.chunks) for address, plan in zip(lacking, plans, strict=True)
     }
-    return [Filled(stores[places.index(place)], computed.get(place, 0)) for place in places]
+    return [Filled(once[store.address][0], computed.get(store.address, 0)) for store in stores]
 
 
 def open_store(
     backbone: Backbone, path: Where, *, dtype: str = "float16", chunk_rows: int = CHUNK_ROWS
 ) -> FeatureStore:
     """The feature store of ``backbone`` below ``path``, begun where there is none."""
-    return FeatureStore.open(
-        path,
-        backbone.name,
-        backbone.identity,
-        dim=backbone.dim,
-        dtype=dtype,
-        views=backbone.preprocess.stored,
-        chunk_rows=chunk_rows,
-        provenance=Provenance.here(device_name(backbone.device), LIBRARIES),
-    )
+    provenance = Provenance.here(device_name(backbone.device), LIBRARIES)
+    return FeatureStore.open(path, provenance=provenance, chunk_rows=chunk_rows, **_what_it_holds(backbone, dtype))
 
 
 def find_store(backbone: Backbone, path: Where, *, dtype: str, remedy: str) -> FeatureStore:
     """The feature store of ``backbone`` below ``path``. Raises as :meth:`cache.FeatureStore.find`, and WeightsError."""
-    store = FeatureStore.find(
-        path,
-        backbone.name,
-        backbone.identity,
-        dim=backbone.dim,
-        dtype=dtype,
-        views=backbone.preprocess.stored,
-        remedy=remedy,
-    )
+    store = FeatureStore.find(path, remedy=remedy, **_what_it_holds(backbone, dtype))
     check_sample(store, backbone, backbone.sample)
     return store
+
+
+def _what_it_holds(backbone: Backbone, dtype: str) -> dict[str, Any]:
+    shape = {"dim": backbone.dim, "dtype": dtype, "views": backbone.preprocess.stored}
+    return {"name": backbone.name, "identity": backbone.identity, **shape}
 
 
 def _images(plans: Sequence[ChunkPlan]) -> int:

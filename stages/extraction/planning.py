@@ -14,10 +14,10 @@ from cache.digest_list import DigestIndex, Digests
 from cache.errors import MissingRowsError, StaleStoreError
 from cache.reader import CHUNK_ROWS
 from cache.storage import Where
+from stages.device import keep_freed_memory
 from stages.extraction.backbones import Backbone
 from stages.extraction.extract import ON_CPU, Uris, find_store
 from stages.extraction.flow import Batch, Clock, flow
-from stages.malloc import keep_freed_memory
 from stages.processes import processors
 from stages.records import Records
 

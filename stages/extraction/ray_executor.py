@@ -1,12 +1,13 @@
 """Many machines: a driver that makes the plan, and long-lived actors of a Ray cluster that compute and commit units.
 
-Each actor has a process that computes, and two units in flight. The driver keeps the count of crashes: a unit that was
-the one in hand when three processes crashed is set aside, and the rest goes on; what is killed from outside, or lost
-with its machine, is computed again.
+Each actor has a process that computes, and two units in flight; when that ends, another actor follows. The driver keeps
+the count of crashes: a unit that was the one in hand when three processes crashed is set aside, and the rest goes on;
+what is killed from outside, or lost with its machine, is computed again.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import socket
@@ -21,14 +22,13 @@ from typing import Any, NamedTuple
 from cache import digest_bytes
 from cache.digest_list import joined_digests
 from cache.errors import ClusterError, CrashedError
-from cache.plan import PLAN_KEY
 from cache.storage import Storage
-from cache.writer import for_commits
+from cache.writer import PLAN_KEY, for_commits
 from stages.extraction.backbones import Backbone, place
 from stages.extraction.embedder import limit_memory, memory_limit
 from stages.extraction.executor import Advance, Job, Unit, images_in_order
 from stages.extraction.flow import Clock, Pace
-from stages.extraction.worker import Computed, Crash, Progressed, Work, Worker
+from stages.extraction.worker import Crash, State, Work, Worker
 from stages.ray_cluster import RayCluster, alive_machines, check_versions, versions
 
 _IN_FLIGHT = 2
@@ -90,9 +90,6 @@ class _Actor(Worker):
     def hello(self) -> _Hello:
         return _Hello(f"{socket.gethostname()}:{os.getpid()}", versions(), [_plan_of(s) for s in self._storages])
 
-    def compute_pickled(self, work: bytes) -> Computed | BaseException:
-        return self.compute(pickle.loads(work))  # noqa: S301 (of the driver)
-
 
 def _plan_of(storage: Storage) -> bytes:
     try:
@@ -109,6 +106,7 @@ class _Task:
     unit: Unit
     uris: dict[bytes, str]
     crashed_on: list[str] = field(default_factory=list)
+    crash: Crash | None = None  # the last
     kills: int = 0
     alone: bool = False  # with nothing else in hand, so that the next crash is its own
     through: int = 0
@@ -154,16 +152,17 @@ class _Driver:
         self._seats: list[_Seat] = []
         self._waiting: dict[Any, tuple[_Seat, int | str]] = {}
         self._barren = 0
+        self._looked = -math.inf
         on_card = any(backbone.device != "cpu" for backbone in job.backbones)
         self._cpus, self._gpus, self._places = _share(alive_machines(), settings.cluster.cpus, on_card)
         self._on_card = on_card
 
     def run(self) -> Iterator[Advance]:
-        looked = polled = 0.0
+        polled = 0.0
         while self._left:
             now = time.monotonic()
-            if now - looked > _LOOK_SECONDS or not self._seats:
-                looked = now
+            if now - self._looked > _LOOK_SECONDS:
+                self._looked = now
                 self._look()
             self._feed()
             pause = max(1.0, 0.02 * len(self._seats))
@@ -212,18 +211,20 @@ class _Driver:
         return pickled
 
     def _lose(self, seat: _Seat) -> Iterator[Advance]:
-        """Take back what an actor had that is gone, with its machine or alone."""
+        """Take back what an actor had that is gone, or whose process is; another one follows."""
         self._seats.remove(seat)
+        self._looked = -math.inf
         self._clock.workers.pop(seat.name, None)
         self._waiting = {reference: call for reference, call in self._waiting.items() if call[0] is not seat}
         self._ray.kill(seat.actor)  # it may only have been out of reach
         for task in reversed(seat.running.values()):
-            yield from self._take_back(task)
-
-    def _take_back(self, task: _Task) -> Iterator[Advance]:
-        yield Advance(-task.counted[0], -task.counted[1])
-        task.counted = 0, 0
-        self._again.appendleft(task)
+            yield Advance(-task.counted[0], -task.counted[1])
+            task.counted = 0, 0
+            if len(task.crashed_on) < _CRASHES and task.kills < _KILLS:
+                self._again.appendleft(task)
+            else:
+                self._left -= 1
+                self._aside.append(self._named(task))
 
     # Units
 
@@ -233,19 +234,14 @@ class _Driver:
                 work = Work(task.number, task.unit, task.uris)
                 seat.began = seat.began or time.monotonic()
                 seat.running[task.number] = task
-                self._waiting[seat.actor.compute_pickled.remote(pickle.dumps(work))] = seat, task.number
+                self._waiting[seat.actor.compute.remote(task.number, pickle.dumps(work))] = seat, task.number
 
     def _next(self, seat: _Seat) -> _Task | None:
         """What ``seat`` takes next. One that is to be alone waits for an actor that has nothing, and has its peace."""
         if any(task.alone for task in seat.running.values()):
             return None
-        for task in self._again:
-            names = {other.name for other in self._seats if other.name}
-            if not task.alone or seat.name not in task.crashed_on or names <= {*task.crashed_on}:
-                if task.alone and seat.running:
-                    return None
-                self._again.remove(task)
-                return task
+        if self._again:
+            return None if self._again[0].alone and seat.running else self._again.popleft()
         return next(self._tasks, None)
 
     def _poll(self) -> None:
@@ -269,18 +265,18 @@ class _Driver:
             raise answer
         if isinstance(answer, _Hello):
             self._welcome(seat, answer)
-        elif isinstance(answer, Progressed):
-            seat.polled = False
-            yield from self._note(seat, answer)
+        elif isinstance(answer, Crash):
+            yield from self._note(seat, answer.state)
+            self._note_crash(seat, answer)
+            yield from self._lose(seat)
         else:
-            yield from self._note(seat, answer.progress)
-            task = seat.running.pop(int(what))
-            if answer.crash is not None:
-                yield from self._crashed(seat, task, answer.crash)
-                return
-            yield self._count(seat, task, (answer.images, answer.failed))
-            self._left -= 1
-            self._barren = 0
+            yield from self._note(seat, answer)
+            if isinstance(what, int):
+                del seat.running[what]
+                self._left -= 1
+                self._barren = 0
+            else:
+                seat.polled = False
 
     def _note_death(self, seat: _Seat, error: Exception) -> None:
         if getattr(error, "_actor_init_failed", False):
@@ -305,13 +301,13 @@ class _Driver:
                 )
         seat.name = hello.name
 
-    def _note(self, seat: _Seat, progress: Progressed) -> Iterator[Advance]:
-        self._clock.add(*(now - then for now, then in zip(progress.clock.seconds, seat.clock.seconds, strict=True)))
-        seat.clock = progress.clock
-        for backbone, fits in zip(self._job.backbones, progress.fits, strict=False):
+    def _note(self, seat: _Seat, state: State) -> Iterator[Advance]:
+        self._clock.add(*(now - then for now, then in zip(state.seconds, seat.clock.seconds, strict=True)))
+        seat.clock = Clock(*state.seconds)
+        for backbone, fits in zip(self._job.backbones, state.fits, strict=False):
             if fits is not None:
                 limit_memory(backbone.forward, min(fits, memory_limit(backbone.forward) or fits))
-        for number, counts in progress.units.items():
+        for number, counts in (state.in_hand | state.committed).items():
             if number in seat.running:
                 yield self._count(seat, seat.running[number], counts)
 
@@ -324,34 +320,31 @@ class _Driver:
 
     # Crashes
 
-    def _crashed(self, seat: _Seat, task: _Task, crash: Crash) -> Iterator[Advance]:
-        seat.images -= task.counted[0]
-        if not crash.in_hand:
+    def _note_crash(self, seat: _Seat, crash: Crash) -> None:
+        in_hand = crash.state.in_hand
+        if not in_hand:
             self._note_barren(f"{crash.how}. {crash.last_words}")
-        if task.number in crash.in_hand:
+        for number, (through, _) in in_hand.items():
+            task = seat.running[number]
+            task.crash = crash
             task.kills += not crash.by_itself
             task.alone |= crash.by_itself
-            if crash.by_itself and len(crash.in_hand) == 1:
+            if crash.by_itself and len(in_hand) == 1:
                 task.crashed_on.append(seat.name)
-                task.through = max(task.through, crash.through)
-        if len(task.crashed_on) < _CRASHES and task.kills < _KILLS:
-            yield from self._take_back(task)
-            return
-        yield Advance(-task.counted[0], -task.counted[1])
-        self._left -= 1
-        self._aside.append(self._named(task, crash))
+                task.through = max(task.through, through)
 
-    def _named(self, task: _Task, crash: Crash) -> str:
+    def _named(self, task: _Task) -> str:
         chunks = ", ".join(f"chunk {chunk.number} of {self._job.stores[store].address}" for store, chunk in task.unit)
         order = images_in_order(task.unit, self._job.batch_size)
+        how, words = (task.crash.how, task.crash.last_words) if task.crash else ("the actor ended", "")
         if len(task.crashed_on) >= _CRASHES:
-            why = f"{_CRASHES} workers crashed with it in hand ({crash.how}; {', '.join(task.crashed_on)})"
+            why = f"{_CRASHES} workers crashed with it in hand ({how}; {', '.join(task.crashed_on)})"
             order = order[task.through : task.through + _BATCHES_READ_AHEAD * self._job.batch_size]
         else:
-            why = f"its workers were killed {task.kills} times ({crash.how}), perhaps for want of memory"
+            why = f"its workers were killed {task.kills} times ({how}), perhaps for want of memory"
         named = "\n  ".join(task.uris[digest] for digest in order[:_IMAGES_NAMED])
         more = f"\n  and {len(order) - _IMAGES_NAMED:,} more" if len(order) > _IMAGES_NAMED else ""
-        last = f"\nThe process wrote:\n{crash.last_words}" if crash.last_words else ""
+        last = f"\nThe process wrote:\n{words}" if words else ""
         return (
             f"{chunks} is set aside: {why}. All others are committed. It is one of these images, or several: mend them "
             f"or leave them out of the dataset, and give the command again.\n  {named}{more}{last}"

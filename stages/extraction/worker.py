@@ -23,13 +23,16 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from cache.errors import PermafrostError
+from stages.device import keep_freed_memory
+from stages.extraction.embedder import memory_limit
 from stages.extraction.executor import Job, Unit, compute_units, prepare_networks
 from stages.extraction.flow import Clock
-from stages.malloc import keep_freed_memory
 from stages.processes import PROCESSORS, processors
 
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _LAST_WORDS = 2000  # characters of stderr
+
+Counts = dict[int, tuple[int, int]]  # images through, and failed ones, of units by their number in the job
 
 
 class Work(NamedTuple):
@@ -40,80 +43,31 @@ class Work(NamedTuple):
     uris: dict[bytes, str]
 
 
-class Crash(NamedTuple):
-    """How a unit's process ended, with the units that it had begun, and the images of this one that were through."""
+class State(NamedTuple):
+    """How far a process is: units in hand, those that it has just committed, seconds, and squares that memory takes."""
 
-    how: str
-    by_itself: bool
-    in_hand: tuple[int, ...]
-    through: int
-    last_words: str
-
-
-class Progressed(NamedTuple):
-    """Images through and failed of each unit in hand, what took the time, and squares that the memory takes at once."""
-
-    units: dict[int, tuple[int, int]]
-    clock: Clock
+    in_hand: Counts
+    committed: Counts
+    seconds: tuple[float, float, float, float]
     fits: tuple[int | None, ...]
 
 
-class Computed(NamedTuple):
-    """A unit that is committed, or whose process crashed."""
+class Crash(NamedTuple):
+    """How a process ended that did not say why, how far it was, and what it wrote last."""
 
-    images: int
-    failed: int
-    progress: Progressed
-    crash: Crash | None = None
-
-
-class _Report(NamedTuple):
-    """What the process says after each batch, or as it begins a unit."""
-
-    begun: int | None = None
-    through: tuple[int, int, int] | None = None  # a unit, and its images that are through and failed by now
-    committed: tuple[int, ...] = ()
-    seconds: tuple[float, ...] = ()
-    fits: tuple[int | None, ...] = ()
+    how: str
+    by_itself: bool
+    state: State
+    last_words: str
 
 
 class Worker:
-    """Computes units in a process of its own, which is started with the first, and again after a crash.
+    """Computes units in a process of its own, until that ends or is closed.
 
     The ``job`` is pickled, without units; ``workers`` threads read and decode, by default one for each of the ``cpus``.
     """
 
     def __init__(self, job: bytes, workers: int | None, cpus: int) -> None:
-        self._setup = pickle.dumps((job, workers))
-        self._cpus = cpus
-        self._lock = threading.Lock()
-        self._child: _Child | None = None
-        self._clock = Clock()
-
-    def compute(self, work: Work) -> Computed | BaseException:
-        """Wait until ``work`` is committed or its process has ended; the error that it ended with."""
-        with self._lock:
-            if self._child is None or self._child.ended:
-                self._child = _Child(self._setup, self._cpus, self._clock)
-            future = self._child.take(work)
-        return future.result()
-
-    def progress(self) -> Progressed:
-        """How far it is."""
-        child = self._child
-        return child.progress() if child else Progressed({}, self._clock, ())
-
-    def close(self) -> None:
-        """End the process."""
-        with self._lock:
-            if self._child is not None:
-                self._child.process.kill()
-
-
-class _Child:
-    """The process, its units, and a thread that listens to it."""
-
-    def __init__(self, setup: bytes, cpus: int, clock: Clock) -> None:
         own, other = socket.socketpair()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
         environment = os.environ | {PROCESSORS: str(cpus), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -124,77 +78,61 @@ class _Child:
                 command, pass_fds=[other.fileno()], env=environment, stdin=subprocess.DEVNULL, stderr=self._stderr
             )
         self._connection = Connection(own.detach())
-        self._clock = clock
-        self._units: dict[int, Future[Computed | BaseException]] = {}
-        self._counts: dict[int, tuple[int, int]] = {}  # of each unit in hand, in order
-        self._fits: tuple[int | None, ...] = ()
-        self._error: BaseException | None = None
-        self._status = 0
+        self._waiting: dict[int, Future[State | Crash | BaseException]] = {}
+        self._state = State({}, {}, Clock().seconds, ())
+        self._ended: Crash | BaseException | None = None
         self._lock = threading.Lock()
-        self.ended = False
         with suppress(OSError):  # it has ended already: the listener says how
-            self._connection.send_bytes(setup)
+            self._connection.send_bytes(pickle.dumps((job, workers)))
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def take(self, work: Work) -> Future[Computed | BaseException]:
-        future: Future[Computed | BaseException] = Future()
+    def compute(self, number: int, work: bytes) -> State | Crash | BaseException:
+        """Wait until the pickled ``work`` of this number is committed, or the process has ended: then how it did."""
+        future: Future[State | Crash | BaseException] = Future()
         with self._lock:
-            self._units[work.number] = future
+            if self._ended is not None:
+                return self._ended
+            self._waiting[number] = future
             with suppress(OSError):  # it is ending: the listener says how
-                self._connection.send(work)
-        return future
+                self._connection.send_bytes(work)
+        return future.result()
 
-    def progress(self) -> Progressed:
-        with self._lock:
-            return Progressed(dict(self._counts), Clock(*self._clock.seconds), self._fits)
+    def progress(self) -> State:
+        """How far it is."""
+        return self._state
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
 
     def _listen(self) -> None:
+        error: BaseException | None = None
         try:
-            while self._error is None:
-                message: _Report | BaseException = self._connection.recv()
+            while error is None:
+                message: State | BaseException = self._connection.recv()
                 if isinstance(message, BaseException):
-                    self._error = message
-                else:
-                    with self._lock:
-                        self._note(message)
+                    error = message
+                    continue
+                self._state = message
+                with self._lock:
+                    for number in message.committed:
+                        self._waiting.pop(number).set_result(message)
         except (EOFError, OSError):
             pass
-        except Exception as error:  # noqa: BLE001 (raised where the job was asked for)
-            self._error = error
+        except Exception as unreadable:  # noqa: BLE001 (raised where the job was asked for)
+            error = unreadable
             self.process.kill()
-        self._status = self.process.wait()
-        with self._lock:
-            self.ended = True
-            self._resolve()
-        self._connection.close()
+        status = self.process.wait()
+        with self._lock, self._connection, self._stderr:
+            self._ended = error or self._crash(status)
+            for future in self._waiting.values():
+                future.set_result(self._ended)
 
-    def _note(self, report: _Report) -> None:
-        if report.begun is not None:
-            self._counts[report.begun] = 0, 0
-            return
-        self._clock.add(*report.seconds)
-        self._fits = report.fits
-        if report.through is not None:
-            number, *counts = report.through
-            self._counts[number] = counts[0], counts[1]
-        for number in report.committed:
-            images, failed = self._counts.pop(number)
-            progress = Progressed(dict(self._counts), Clock(*self._clock.seconds), self._fits)
-            self._units.pop(number).set_result(Computed(images, failed, progress))
-
-    def _resolve(self) -> None:
-        """Say of all units that are left how the process ended."""
+    def _crash(self, status: int) -> Crash:
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _LAST_WORDS))
         words = self._stderr.read().decode(errors="replace").strip()
-        self._stderr.close()
-        how = signal.Signals(-self._status).name if self._status < 0 else f"exit status {self._status}"
-        by_itself = self._status >= 0 or -self._status not in _FROM_OUTSIDE
-        progress = Progressed({}, Clock(*self._clock.seconds), self._fits)
-        for number, future in self._units.items():
-            images, failed = self._counts.get(number, (0, 0))
-            crash = Crash(how, by_itself, tuple(self._counts), images, words)
-            future.set_result(self._error or Computed(images, failed, progress, crash))
-        self._units.clear()
+        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return Crash(how, status >= 0 or -status not in _FROM_OUTSIDE, self._state, words)
 
 
 def main(descriptor: int) -> None:
@@ -210,26 +148,30 @@ def main(descriptor: int) -> None:
 
 
 def _compute(job: Job, workers: int, connection: Connection) -> None:
-    from stages.extraction.embedder import memory_limit
-
     keep_freed_memory(one_arena=all(backbone.device == "cpu" for backbone in job.backbones))
     prepare_networks(job)
     uris: dict[bytes, str] = {}  # of the units in hand
     job = job._replace(uris=lambda digests: [uris[digest] for digest in digests])
     coming: queue.SimpleQueue[Work] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, coming), daemon=True).start()
-    reading = deque[list[int]]()  # number, images that are not through, those that are, and failed ones
-    chunks: dict[tuple[int, int], int] = {}  # the unit of each chunk that is not committed
     works: dict[int, Work] = {}
-    clock, before = Clock(), Clock().seconds
+    reading = deque[Work]()  # those whose images are not all through
+    chunks: dict[tuple[int, int], int] = {}  # the unit of each chunk that is not committed
+    in_hand: Counts = {}
+    clock = Clock()
+
+    def say(committed: Counts) -> None:
+        limits = tuple(memory_limit(backbone.forward) for backbone in job.backbones)
+        connection.send(State(in_hand, committed, clock.seconds, limits))
 
     def units(work: Work) -> Iterator[Unit]:
         while True:
-            connection.send(_Report(begun=work.number))
             works[work.number] = work
+            in_hand[work.number] = 0, 0
             uris.update(work.uris)
             chunks.update(((store, chunk.number), work.number) for store, chunk in work.unit)
-            reading.append([work.number, len(work.uris), 0, 0])
+            reading.append(work)
+            say({})
             yield work.unit
             try:
                 work = coming.get_nowait()
@@ -238,23 +180,17 @@ def _compute(job: Job, workers: int, connection: Connection) -> None:
 
     while True:
         for advance in compute_units(job, units(coming.get()), workers, clock, float("inf")):
-            through = None
-            if advance.images:
-                first = reading[0]
-                first[1] -= advance.images
-                first[2] += advance.images
-                first[3] += advance.failed
-                through = first[0], first[2], first[3]
-                if not first[1]:
-                    reading.popleft()
-            done = {chunks.pop(chunk) for chunk in advance.committed} - set(chunks.values())
-            for number in done:
+            first = reading[0]
+            through, failed = in_hand[first.number]
+            in_hand[first.number] = through + advance.images, failed + advance.failed
+            if through + advance.images == len(first.uris):
+                reading.popleft()
+            committed: Counts = {}
+            for number in {chunks.pop(chunk) for chunk in advance.committed}.difference(chunks.values()):
+                committed[number] = in_hand.pop(number)
                 for digest in works.pop(number).uris:
                     del uris[digest]
-            now = clock.seconds
-            seconds, before = tuple(late - early for late, early in zip(now, before, strict=True)), now
-            fits = tuple(memory_limit(backbone.forward) for backbone in job.backbones)
-            connection.send(_Report(None, through, tuple(done), seconds, fits))
+            say(committed)
 
 
 def _receive(connection: Connection, coming: queue.SimpleQueue[Work]) -> None:

@@ -22,8 +22,7 @@ import pyarrow.compute as pc
 from cache import DigestCache, parse_source
 from cache.errors import RecordsError, SettingsError
 from cache.storage import file_exists, is_url
-from stages.datasets.columns import label_notes, missing_notes
-from stages.datasets.config import Roles, Source, SourceConfig
+from stages.datasets.config import Roles, Source, SourceConfig, label_notes, missing_notes
 from stages.records.splits import DISTRACTORS, ROLES, class_disjoint_splits, describe_splits, named_roles
 
 

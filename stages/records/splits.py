@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cache.errors import RecordsError
-from stages.datasets.columns import counted
-from stages.datasets.config import CLASS_DISJOINT, Roles, SourceConfig, as_names
+from stages.datasets.config import CLASS_DISJOINT, Roles, SourceConfig, as_names, counted
 
 ROLES = ("train", "validation_query", "validation_gallery", "query", "gallery")
 DISTRACTORS = ("validation_query_distractor", "query_distractor")

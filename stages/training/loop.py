@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cache import LocalStorage
 from cache.errors import DivergedError
-from stages.malloc import keep_freed_memory
+from stages.device import keep_freed_memory
 from stages.training.head import EpochLog
 from stages.training.heads.networks import HeadNetwork, LinearHead, in_blocks
 from stages.training.losses.kernel import MarginSoftmax

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cache import DigestCache, ImageSource, digest_bytes, parquet_cells, parse_source
+from cache import DigestCache, ImageSource, digest_bytes, parse_source
+from cache import source as reading
 
 PATHS = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1),
@@ -119,14 +120,14 @@ def test_a_cell_is_read_in_any_order_and_kind_of_column(tmp_path: Path, column: 
 
 
 def test_large_row_groups_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_cells, "_PIECE_BYTES", 200_000)
-    monkeypatch.setattr(parquet_cells, "_KEPT_BYTES", 800_000)
+    monkeypatch.setattr(reading, "_PIECE_BYTES", 200_000)
+    monkeypatch.setattr(reading, "_KEPT_BYTES", 800_000)
     contents = cells(300, 20_000)
     path = write(tmp_path / "t.parquet", [*contents], rows=300, write_batch_size=8)
     rows = [*range(300), 299, 0, 150, 7, *range(140, 200)]
     for row in rows:
-        assert parquet_cells.read_cell(path, 0, row, "image.bytes") == contents[row]
-        column = parquet_cells._column(path, "image.bytes", parquet_cells._version(path))
+        assert ImageSource(path, cell=(0, row, "image.bytes")).read() == contents[row]
+        column = reading._column(path, "image.bytes", ImageSource(path).version().text)
         assert sum(piece.nbytes for piece in column._pieces.values()) < 1_100_000
 
 
@@ -134,8 +135,8 @@ def test_one_row_group_is_gone_through_once_when_rows_come_in_order(tmp_path: Pa
     passes: list[object] = []
     path = write(tmp_path / "t.parquet", [*cells(900)], rows=300)
     for at in range(900):
-        parquet_cells.read_cell(path, at // 300, at % 300, "image.bytes")
-        passes.append(parquet_cells._column(path, "image.bytes", parquet_cells._version(path))._batches)
+        ImageSource(path, cell=(at // 300, at % 300, "image.bytes")).read()
+        passes.append(reading._column(path, "image.bytes", ImageSource(path).version().text)._batches)
     assert sum(one is not other for one, other in pairwise(passes)) == 2
 
 

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from cache import Chunk, ChunkPlan, FeatureStore, LocalStorage, Provenance, RowOutcome, StoreWriter, verify
 from cache.errors import StoreBusyError, StoreError
-from cache.plan import make_plan, read_plan
-from cache.writer import for_commits
+from cache.writer import for_commits, make_plan, read_plan
 from tests.forks import Forks
 from tests.toys.stores import DIM, PROVENANCE, contents, features_of, fill, names, open_store
 

@@ -15,7 +15,7 @@ import pytest
 from cache.errors import ConfigError, MissingRowsError, RecordsError
 from pipeline.config import parse_config
 from stages.curation import CurateConfig, Curated, curate
-from stages.curation.duplicates import twins_among, twins_within
+from stages.curation.curate import twins_among, twins_within
 from stages.curation.tables import training_table
 from stages.datasets import TableConfig
 from stages.datasets.table import WRITERS, write_table

@@ -23,6 +23,7 @@ from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 
 from cache.errors import MissingExtraError, WeightsError
+from stages.device import keep_freed_memory
 from stages.extraction.backbones import (
     Backbone,
     BackboneConfig,
@@ -33,7 +34,6 @@ from stages.extraction.backbones import (
 )
 from stages.extraction.backbones.frozen import folder_name
 from stages.extraction.preprocess import PreprocessConfig
-from stages.malloc import keep_freed_memory
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (181, 203, 3), dtype=np.uint8)
 

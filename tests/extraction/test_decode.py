@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 from PIL import GifImagePlugin, Image, ImageFile
 
-from stages.extraction import PreprocessConfig, switches
-from stages.extraction.decode import DecodeError, NoDecoderError, _register_heic, decode
+from stages.extraction import PreprocessConfig
+from stages.extraction.decode import DecodeError, NoDecoderError, _register_heic, decode, own_switches
 from stages.extraction.embedder import ONE_COLOUR, prepare
-from stages.extraction.switches import own_switches
 
 
 def _hostile() -> Path:
@@ -229,13 +228,13 @@ def test_a_bomb_is_refused_by_its_size_before_it_is_decoded(monkeypatch: pytest.
         raise AssertionError("decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", never)
-    monkeypatch.setattr(switches, "MOST_PIXELS", 200)
+    monkeypatch.setattr(sys.modules[decode.__module__], "MOST_PIXELS", 200)
     with pytest.raises(DecodeError, match=r"too large: Image size \(384 pixels\) exceeds limit of 200 pixels$"):
         decode(_bytes(_photo()))
 
 
 def test_an_image_at_the_limit_is_decoded_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switches, "MOST_PIXELS", 24 * 16)
+    monkeypatch.setattr(sys.modules[decode.__module__], "MOST_PIXELS", 24 * 16)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert decode(_bytes(_photo())).shape == (16, 24, 3)
@@ -299,7 +298,7 @@ def test_filters_that_another_thread_sets_while_images_are_decoded_stay(monkeypa
 
 
 def test_any_damage_is_a_decode_error_or_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switches, "MOST_PIXELS", 1_000_000)
+    monkeypatch.setattr(sys.modules[decode.__module__], "MOST_PIXELS", 1_000_000)
     rng = np.random.default_rng(2)
     outcomes: set[str] = set()
     for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):

@@ -6,9 +6,9 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from cache.errors import DamagedStoreError, MissingExtraError, StaleStoreError, 
 from stages.extraction.backbones.frozen import Forward
 from stages.extraction.executor import Job, units_of
 from stages.extraction.extract import open_store
-from stages.extraction.worker import Computed, Work, Worker
+from stages.extraction.worker import Crash, State, Work, Worker
 from tests.pictures import draw_folder
 from tests.toys.extraction import never, records_of, toy_backbone
 
@@ -27,48 +27,48 @@ from tests.toys.extraction import never, records_of, toy_backbone
 @contextmanager
 def working(
     folder: Path, images: int, *, delay: float = 0.0, forward: Forward | None = None
-) -> Iterator[tuple[Worker, list[Work]]]:
-    """A worker and what it has to compute: chunks of four images in batches of two."""
+) -> Iterator[tuple[Callable[[], Worker], list[Work]]]:
+    """What begins a worker, and what it has to compute: chunks of four images in batches of two."""
     records = records_of(draw_folder(folder / "images", {"a": images}))
     backbone = toy_backbone(delay)
     backbone = replace(backbone, forward=forward or backbone.forward)
     store = open_store(backbone, folder, chunk_rows=4)
-    with StoreWriter(store) as writer:
+    with StoreWriter(store) as writer, ExitStack() as begun:
         units = units_of([writer.plan(records.digests, batch_size=2)])
         uris = dict(zip(records.digests, records.uris, strict=True))
-        worker = Worker(pickle.dumps(Job([store], [backbone], 2, [None])), 1, 1)
-        try:
-            yield (
-                worker,
-                [Work(n, unit, {d: uris[d] for _, c in unit for d in c.digests}) for n, unit in enumerate(units)],
-            )
-        finally:
-            worker.close()
+
+        def begin() -> Worker:
+            worker = Worker(pickle.dumps(Job([store], [backbone], 2, [None])), 1, 1)
+            begun.callback(worker.close)
+            return worker
+
+        yield begin, [Work(n, unit, {d: uris[d] for _, c in unit for d in c.digests}) for n, unit in enumerate(units)]
 
 
 @pytest.mark.parametrize(("number", "by_itself"), [(signal.SIGKILL, False), (signal.SIGSEGV, True)])
 def test_a_kill_from_outside_is_told_from_a_crash_and_the_next_process_goes_on(
     tmp_path: Path, number: signal.Signals, by_itself: bool
 ) -> None:
-    with working(tmp_path, 5, delay=0.3) as (worker, works), ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(worker.compute, works[0])
-        while worker.progress().units.get(0) != (2, 0):
+    with working(tmp_path, 5, delay=0.3) as (begin, works), ThreadPoolExecutor(1) as pool:
+        worker = begin()
+        waiting = pool.submit(worker.compute, 0, pickle.dumps(works[0]))
+        while worker.progress().in_hand.get(0) != (2, 0):
             time.sleep(0.01)
-        assert worker._child is not None
-        os.kill(worker._child.process.pid, number)
+        os.kill(worker.process.pid, number)
         ended = waiting.result()
-        assert isinstance(ended, Computed)
-        assert ended.crash is not None
-        assert ended.crash[:4] == (number.name, by_itself, (0,), 2)
+        assert isinstance(ended, Crash)
+        assert (*ended[:2], ended.state.in_hand) == (number.name, by_itself, {0: (2, 0)})
+        assert worker.compute(1, pickle.dumps(works[1])) == ended
+        worker = begin()
         for work, images in zip(works, (4, 1), strict=True):
-            done = worker.compute(work)
-            assert isinstance(done, Computed)
-            assert (done.images, done.failed, done.crash) == (images, 0, None)
+            done = worker.compute(work.number, pickle.dumps(work))
+            assert isinstance(done, State)
+            assert done.committed == {work.number: (images, 0)}
 
 
 def test_an_error_is_handed_over(tmp_path: Path) -> None:
-    with working(tmp_path, 2, forward=never) as (worker, works):
-        error = worker.compute(works[0])
+    with working(tmp_path, 2, forward=never) as (begin, works):
+        error = begin().compute(0, pickle.dumps(works[0]))
     assert isinstance(error, AssertionError)
     assert "the backbone was run" in str(error)
 

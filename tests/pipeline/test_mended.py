@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cache import FeatureStore, StoreWriter
-from cache.plan import Chunk
 from cache.rows import RowOutcome
+from cache.writer import Chunk
 from tests.pictures import draw_folder
 from tests.toys.stores import contents
 from tests.typed import RUN, permafrost

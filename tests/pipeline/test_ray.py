@@ -13,7 +13,7 @@ from typing import NoReturn
 import pytest
 
 from cache.errors import ClusterError
-from stages import ray_spread
+from stages import ray_cluster
 from stages.ray_cluster import RayCluster
 from tests.clusters import local_cluster
 from tests.toys.stores import contents
@@ -88,6 +88,6 @@ def test_an_address_that_does_not_answer_ends_the_command_before_anything_is_rea
 
 @pytest.mark.usefixtures("run")
 def test_workers_that_never_begin_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_spread, "_BARREN", 2)
+    monkeypatch.setattr(ray_cluster, "_BARREN", 2)
     with pytest.raises(ClusterError, match="2 workers ended before they began, the last: "):
-        list(ray_spread.spread(RayCluster(cpus=1), _Deadly(), {"a": 1}))
+        list(ray_cluster.spread(RayCluster(cpus=1), _Deadly(), {"a": 1}))

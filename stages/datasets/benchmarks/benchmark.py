@@ -21,8 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import AbsentPathError, RecordsError
-from stages.datasets.columns import refuse_absent, text_table
-from stages.datasets.config import CLASS_DISJOINT, Roles, Source, SourceConfig
+from stages.datasets.config import CLASS_DISJOINT, Roles, Source, SourceConfig, refuse_absent, text_table
 from stages.datasets.table import read_columns
 
 _CORES = ("numpy.core", "numpy._core")  # its name before numpy 2, and since

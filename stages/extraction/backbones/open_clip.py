@@ -20,19 +20,21 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from cache.errors import SettingsError
 from stages.extraction.backbones.frozen import Backbone, StoredNetwork, freeze
-from stages.extraction.backbones.libraries import library
 from stages.extraction.backbones.network_config import NetworkConfig, resize_open_clip, sized
-from stages.extraction.backbones.pooling import Compute, Output, pool_outputs
-from stages.extraction.backbones.taps import tap_open_clip
-from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
+from stages.extraction.backbones.pooling import Compute, Output, pool_outputs, tap_open_clip
+from stages.extraction.backbones.weights import fetching, fit_weights, library, read_weights
 from stages.extraction.preprocess import Preprocess, Resize
 
 if TYPE_CHECKING:
@@ -137,24 +139,29 @@ def check_name(config: OpenClipConfig) -> None:
         )
 
 
+def _model(config: OpenClipConfig, **small: Any) -> Any:  # an nn.Module with a tower ``visual``
+    """The model of ``config`` with the weights of its tag; where it has none, with the towers that ``small`` says."""
+    create = library("open_clip").create_model
+    with quiet_root_logger():
+        if not config.pretrained:
+            return create(config.name, pretrained_text=False, **small, **config.kwargs)
+        listed = library("open_clip").get_pretrained_cfg(config.name, config.pretrained)
+        with fetching(f"the weights {config.pretrained!r} of {config.name}", listed["hf_hub"] or listed["url"]):
+            return create(config.name, pretrained=config.pretrained, **config.kwargs)
+
+
 def _tower(config: OpenClipConfig) -> nn.Module:
     import torch
     from open_clip.convert import convert_state_dict
 
-    open_clip = library("open_clip")
-    with torch.random.fork_rng(devices=[]), quiet_root_logger():
+    small: dict[str, Any] = {"text_cfg": _SMALL_TEXT}
+    if "multimodal_cfg" in library("open_clip").get_model_config(config.name):
+        small["multimodal_cfg"] = _SMALL_TEXT
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if config.pretrained:
-            listed = open_clip.get_pretrained_cfg(config.name, config.pretrained)
-            with fetching(f"the weights {config.pretrained!r} of {config.name}", listed["hf_hub"] or listed["url"]):
-                model = open_clip.create_model(config.name, pretrained=config.pretrained, **config.kwargs)
-            return _visual(model)
-        small: dict[str, Any] = {"text_cfg": _SMALL_TEXT}
-        if "multimodal_cfg" in open_clip.get_model_config(config.name):
-            small["multimodal_cfg"] = _SMALL_TEXT
-        model = open_clip.create_model(config.name, pretrained_text=False, **small, **config.kwargs)
+        model = _model(config, **small)
     tower = _visual(model)
-    if config.weights != "random":
+    if not config.pretrained and config.weights != "random":
         path = Path(config.weights or "")
         state = convert_state_dict(model, read_weights(path))
         whole = {name.removeprefix(TOWER): tensor for name, tensor in state.items() if name.startswith(TOWER)}
@@ -281,3 +288,67 @@ def quiet_root_logger() -> Iterator[None]:
     finally:
         root.setLevel(level)
         root.removeHandler(silence)
+
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class OpenClipText:
+    """Words as the model of ``config`` embeds them; it is loaded when it is first called.
+
+    ``weights`` is a file that :meth:`weights_bytes` made. Raises SettingsError where the features of ``config`` are not
+    in the space of words: before the projection, of another pooling, or of random weights.
+    """
+
+    def __init__(self, config: OpenClipConfig, device: str = "cpu", weights: Path | None = None) -> None:
+        self.config, self._device, self._weights = config, device, weights
+
+    def __call__(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The vectors (n, E), of unit length, of ``sentences``."""
+        import torch
+
+        network = self._network
+        tokenizer = library("open_clip").get_tokenizer(self.config.name)
+        with torch.inference_mode():
+            tokens = tokenizer(list(sentences)).to(self._device)
+            vectors: npt.NDArray[np.float32] = network.encode_text(tokens, normalize=True).float().cpu().numpy()  # type: ignore[operator]
+        return vectors
+
+    def weights_bytes(self) -> bytes:
+        """A safetensors file of the text tower."""
+        from safetensors.torch import save
+
+        state = self._network.state_dict()
+        return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()})
+
+    @cached_property
+    def _network(self) -> nn.Module:
+        import torch
+        from open_clip.convert import convert_state_dict
+
+        config = self.config
+        if config.pooling is not None or config.weights == "random":
+            what = "random weights know no words" if config.weights == "random" else "pooled tokens are not among words"
+            raise SettingsError(f"{config.name}: {what}; a head of kind text learns them")
+        model = _model(config if self._weights is None else replace(config, pretrained=None, weights="frozen"))
+        if has_projection(model.visual) and not config.projection:
+            raise SettingsError(
+                f"the features of {config.name} are those before the projection into the space of words: set "
+                "projection = true for a backbone that knows text, or train a head of kind text"
+            )
+        file = self._weights or (None if config.pretrained else Path(config.weights or ""))
+        state = None if file is None else convert_state_dict(model, read_weights(file))
+        model.visual = torch.nn.Identity()
+        if state is not None:
+            text = {name: tensor for name, tensor in state.items() if not name.startswith(TOWER)}
+            fit_weights(model, text, source=str(file))
+        network: nn.Module = model.eval().to(self._device)
+        return network
+
+
+def own_text(config: object, output: object, device: str = "cpu", weights: Path | None = None) -> OpenClipText | None:
+    """The text tower beside the feature ``output`` of the backbone ``config``; None where it surely has none."""
+    if not isinstance(config, OpenClipConfig) or (config.projection == "both" and output != "projected"):
+        return None
+    return OpenClipText(config, device, weights)

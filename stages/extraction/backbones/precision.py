@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal
 
-from stages.extraction.switches import Switches
+from stages.device import Switches
 
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 ON_A_CARD: Precision = "tf32"

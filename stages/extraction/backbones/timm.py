@@ -17,12 +17,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from cache.errors import MissingExtraError, SettingsError
 from cache.settings import Settings
 from stages.extraction.backbones.frozen import Backbone, StoredNetwork, freeze
-from stages.extraction.backbones.libraries import library
 from stages.extraction.backbones.network_config import NetworkConfig, resize_timm, sized
-from stages.extraction.backbones.pooling import GEM_P, Output, Pooling, check_blocks, check_pooling, pool_outputs
+from stages.extraction.backbones.pooling import (
+    GEM_P,
+    Output,
+    Pooling,
+    check_blocks,
+    check_pooling,
+    own_and_blocks,
+    pool_outputs,
+    tap_timm,
+)
 from stages.extraction.backbones.precision import Precision
-from stages.extraction.backbones.taps import own_and_blocks, tap_timm
-from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
+from stages.extraction.backbones.weights import fetching, fit_weights, library, read_weights
 from stages.extraction.preprocess import Preprocess, PreprocessConfig, Resize
 
 if TYPE_CHECKING:
