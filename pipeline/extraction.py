@@ -12,8 +12,7 @@ from cache import FeatureStore
 from cache.digest_list import DigestIndex, as_digests
 from cache.errors import ConfigError, NothingToScoreError, SettingsError
 from cache.features import fused_name
-from pipeline.dataset import Run
-from pipeline.features import sources_of
+from pipeline.dataset import Run, sources_of
 from pipeline.progress import Display
 from pipeline.scores import check_by_label
 from pipeline.vectors import of_head
@@ -31,7 +30,6 @@ from stages.retrieval.indexes.auto import FEWEST_QUERIES, too_few_queries
 from stages.retrieval.run_scores import check_scores
 from stages.training.training_inputs import check_records
 
-_NOTHING_OPENED = "all images are in the store already, so none was opened"
 _SHOWN = 5
 _STARVED = 0.1  # of the network's time: waiting longer than that, it is not the network that the run waits for
 _SIZES = 3  # features that the proportions of an image are
@@ -185,12 +183,13 @@ def _awaited(clock: Clock) -> str:
 
 
 def _say(extracted: Extracted, records: Records, display: Display) -> None:
-    computed, failures, total = extracted.computed, extracted.failures, len(records)
-    images = computed + extracted.present
-    of_images = f" of {images:,} different images" if images < total else ""
-    opened = f"{computed:,} images computed, {extracted.present:,} were there" if computed else _NOTHING_OPENED
-    failed_of = f"{len(failures):,} of {total:,} records{of_images} failed"
-    display.say(f"extract {extracted.features.name}: {opened}; {failed_of}")
+    computed, failures, images = extracted.computed, extracted.failures, extracted.computed + extracted.present
+    of_images = f" of {images:,} different images" if images < len(records) else ""
+    opened = f"{computed:,} images computed, {extracted.present:,} were there"
+    opened = opened if computed else "all images are in the store already, so none was opened"
+    display.say(
+        f"extract {extracted.features.name}: {opened}; {len(failures):,} of {len(records):,} records{of_images} failed"
+    )
     reasons = {f"{failed.key} ({failed.uri})": failed.reason for failed in failures}
     display.list_failed(reasons, "; `permafrost extract --json` lists them", shown=_SHOWN)
     if computed and (flat := _of_one_colour(extracted.features, records)):

@@ -170,14 +170,10 @@ def _documented(config: type) -> tuple[str, dict[str, str]]:
     return _sentence(re.sub(r"^``kind = .*?``: ", "", first)), keys
 
 
-def _prose(text: str) -> str:
+def _sentence(text: str) -> str:
     """Docstring markup as Markdown, a paragraph a line."""
     text = re.sub(r":\w+:`[~.]*([^`<]*?)(?: <[^`]*>)?`", r"`\1`", text).replace("``", "`")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text.strip()))
-
-
-def _sentence(text: str) -> str:
-    text = _prose(text)
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text.strip()))
     return text[:1].upper() + text[1:]
 
 

@@ -38,7 +38,7 @@ from stages.retrieval import (
     index_gallery,
 )
 from stages.retrieval.evaluate_ranking import DEEPEST
-from stages.retrieval.gallery import Index
+from stages.retrieval.gallery import Index, evidence_fingerprint
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import QueryValues, Scored, data_of, scored_numbers, values_of
 from stages.retrieval.run_scores import score
@@ -70,9 +70,9 @@ class ScoreRow(NamedTuple):
     ceiling: float | None = None
 
 
-def json_lines(rows: Iterable[Any]) -> str:  # named tuples
-    """A flat JSON object a line."""
-    return "".join(json.dumps(row._asdict()) + "\n" for row in rows)
+def json_lines(rows: Iterable[Any]) -> str:
+    """A flat JSON object a line, of each named tuple or mapping."""
+    return "".join(json.dumps(row if isinstance(row, dict) else row._asdict()) + "\n" for row in rows)
 
 
 def score_run(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], QueryValues]:
@@ -137,7 +137,19 @@ def scored_data(run: Run) -> dict[str, str]:
         roles.append("train")
     queries, gallery = records.split("query", "query_distractor"), records.split("gallery")
     tuned_on = [records.split(role) for role in roles]
-    return data_of(queries, gallery, settings, retrieval.columns(records), tuned_on)
+    data = data_of(queries, gallery, settings, retrieval.columns(records), tuned_on)
+    if captions := [
+        head.recipe.head.columns for head in run.config.heads if isinstance(head.recipe.head, TextHeadConfig)
+    ]:
+        data["captions"] = fingerprint([_captions(run, columns) for columns in captions])
+    return data
+
+
+def _captions(run: Run, columns: Sequence[str]) -> str:
+    """What the scores of text follow from: the sentence of each gallery image, and those that were trained."""
+    gallery = run.records.split("gallery")
+    searched = sorted(zip(gallery.keys, sentences_of(gallery, columns), strict=True))
+    return json.dumps([searched, sorted({*sentences_of(run.records.split("train"), columns)})])
 
 
 def _left_out(scores: Scores) -> str:
@@ -245,7 +257,8 @@ def index_key(run: Run, gallery: Records, vectors: Vectors) -> str:
     images: list[JSON] = [list[JSON](gallery.keys), [digest.hex() for digest in gallery.digests]]
     identity: list[JSON] = [vectors.store.fingerprint, asdict(wanted), *images]
     if isinstance(wanted, AutoIndexConfig):
-        identity.append(asdict(run.config.retrieval.ranked))
+        judged = evidence_fingerprint(gallery, run.records.split("validation_query"))
+        identity += [asdict(run.config.retrieval.ranked), judged]
     return f"indexes/{vectors.backbone}/{vectors.head}-{fingerprint(identity)[:8]}"
 
 

@@ -22,8 +22,7 @@ from cache.errors import MissingRowsError, RecordsError, SettingsError, StaleSto
 from cache.source import Box
 from pipeline.bundle.layout import Bundle
 from pipeline.bundle.snapshots import Snapshot, read_snapshot
-from pipeline.dataset import Run
-from pipeline.features import networks_of, stores_of
+from pipeline.dataset import Run, networks_of, stores_of
 from pipeline.scores import find_index
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones

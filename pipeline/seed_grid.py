@@ -26,8 +26,7 @@ from cache.errors import RecordsError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from pipeline.config import RAW, HeadRun, read_config
-from pipeline.dataset import Run, run_of
-from pipeline.features import FeatureSet, feature_sets
+from pipeline.dataset import FeatureSet, Run, feature_sets, run_of
 from pipeline.progress import Display
 from pipeline.trials import Arrays
 from pipeline.vectors import training_arguments
@@ -129,6 +128,7 @@ class SeedGrid:
             "version": VERSION,
             "settings": {field.name: settings[field.name] for field in fields(ScoringConfig) if field.name in settings},
             "images": [digest for side in sides for digest in (rows_digest(side), attributes_digest(side))],
+            "keys": [fingerprint([*side.keys]) for side in sides],
         }
 
     def vectors(self, cell: Cell) -> Features:

@@ -26,8 +26,7 @@ from cache import fingerprint
 from cache.errors import ConfigError
 from cache.storage import absolute, is_url
 from pipeline.config import RAW, HeadRun, parse_config, read_config
-from pipeline.dataset import Run, run_of
-from pipeline.features import FeatureSet, feature_sets
+from pipeline.dataset import FeatureSet, Run, feature_sets, run_of
 from pipeline.progress import Display, duration_text
 from pipeline.run_files import beside, map_paths, run_file_text, write_toml
 from pipeline.trials import Arrays, run_once

@@ -51,16 +51,14 @@ def limit_of(run: Run, vectors: Vectors, wanted_rate: tuple[str, float]) -> Limi
     MissingRowsError, which says what to run, where none is kept.
     """
     kind, wanted = wanted_rate
-    if kind == "threshold":
-        return limit_among([], wanted_rate, "")
-    stored = _kept(run, _key(run, vectors))
-    if not stored and (shortage := class_shortage(run.records)):
-        raise MissingRowsError(f"there is no threshold of {vectors.backbone} {vectors.head}: {shortage}.")
-    command = f"permafrost threshold {run.file} --{kind} {wanted:g} --head {vectors.head}"
-    if stored.get("follows_from") != _follows_from(run, vectors):
+    mend = f"Run `permafrost threshold {run.file} --{kind} {wanted:g} --head {vectors.head}`."
+    stored, decisions = _kept(run, vectors)
+    if not decisions and kind != "threshold":
+        if not stored and (shortage := class_shortage(run.records)):
+            raise MissingRowsError(f"there is no threshold of {vectors.backbone} {vectors.head}: {shortage}.")
         why = "was chosen from other embeddings or records" if stored else "is not chosen yet"
-        raise MissingRowsError(f"the threshold of {vectors.backbone} {vectors.head} {why}. Run `{command}`.")
-    return limit_among(stored["decisions"], wanted_rate, f"Run `{command}`.")
+        raise MissingRowsError(f"the threshold of {vectors.backbone} {vectors.head} {why}. {mend}")
+    return limit_among(decisions, wanted_rate, mend)
 
 
 def limit_among(decisions: Sequence[dict[str, Any]], wanted_rate: tuple[str, float], mend: str) -> Limit:
@@ -87,8 +85,7 @@ def kept_shares(decisions: Sequence[dict[str, Any]]) -> list[PairShare]:
 
 def kept_decisions(run: Run, vectors: Vectors) -> list[dict[str, Any]]:
     """Every decision that is kept for the embeddings and records as they are now; none where none is."""
-    stored = _kept(run, _key(run, vectors))
-    return list(stored["decisions"]) if stored.get("follows_from") == _follows_from(run, vectors) else []
+    return _kept(run, vectors)[1]
 
 
 def thresholds_of(decisions: Sequence[dict[str, Any]], *, everything: bool = False) -> dict[str, float]:
@@ -126,8 +123,10 @@ def _follows_from(run: Run, vectors: Vectors) -> str:
     return fingerprint([vectors.store.fingerprint, numbers_fingerprint(vectors.store, records.digests), *sides])
 
 
-def _kept(run: Run, key: str) -> dict[str, Any]:
+def _kept(run: Run, vectors: Vectors) -> tuple[bool, list[dict[str, Any]]]:
+    """Whether anything is kept, and the decisions in it where it is of the embeddings and records as they are now."""
     try:
-        return read_sealed(run.storage, key, "Delete it, and choose again: `permafrost threshold`.")
+        stored = read_sealed(run.storage, _key(run, vectors), "Delete it, and choose again: `permafrost threshold`.")
     except FileNotFoundError:
-        return {}
+        return False, []
+    return True, list(stored["decisions"]) if stored.get("follows_from") == _follows_from(run, vectors) else []

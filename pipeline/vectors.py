@@ -15,8 +15,7 @@ from cache import Features, FeatureStore, Identity
 from cache.errors import ConfigError, DamagedStoreError, MissingRowsError, RecordsError, SettingsError
 from cache.storage import has
 from pipeline.config import RAW, HeadRun
-from pipeline.dataset import Run
-from pipeline.features import feature_sets
+from pipeline.dataset import Run, feature_sets
 from pipeline.progress import Display, duration_text
 from stages.ranking import own_rows, unit_length, values_by_class
 from stages.records import Records

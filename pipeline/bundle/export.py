@@ -29,8 +29,7 @@ from pipeline.bundle import layout
 from pipeline.bundle.card import model_card
 from pipeline.bundle.layout import CARD, FILE, HEAD, THUMBNAILS, WEIGHTS, Bundle, describe_files, is_bundle
 from pipeline.bundle.snapshots import CURRENT, SNAPSHOTS, Snapshot, make_current, write_snapshot
-from pipeline.dataset import Run
-from pipeline.features import networks_of, stores_of
+from pipeline.dataset import Run, networks_of, stores_of
 from pipeline.scores import find_index
 from pipeline.searcher import text_tower_of
 from pipeline.thresholds import kept_shares

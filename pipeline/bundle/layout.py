@@ -20,7 +20,7 @@ from cache.layout import cache_folder, copy_object
 from cache.sealed import read_sealed
 from cache.storage import has, is_url, storage_of
 from pipeline.thresholds import thresholds_of
-from pipeline.views.thumbnails import small_jpeg
+from pipeline.views.pages import small_jpeg
 from stages.analysis.open_set import PairShare
 from stages.extraction import Backbone, BackboneConfig, Embedder
 from stages.extraction.backbones import announced_backbones
@@ -151,8 +151,8 @@ def write_thumbnails(
     def write(image: tuple[bytes, str]) -> str:
         digest, uri = image
         picture = small_jpeg(uri, SIDE)
-        if isinstance(picture, str):
-            return f"{uri}: {picture}"
+        if picture.reason:
+            return f"{uri}: {picture.reason}"
         bundle.put_new(thumbnail_key(digest), picture.content)
         return ""
 

@@ -17,8 +17,7 @@ from cache.lock import writer_lock
 from cache.storage import storage_of
 from pipeline.commands.options import RunFiles, stores_below
 from pipeline.config import RAW
-from pipeline.dataset import Run, open_run, recalled
-from pipeline.features import feature_sets
+from pipeline.dataset import Run, feature_sets, open_run, recalled
 from pipeline.scores import index_key
 from pipeline.vectors import Vectors, head_key, training_arguments
 from stages.training import head_identity

@@ -14,13 +14,11 @@ from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError
 from pipeline.commands.options import Json, Quiet, RunFile, emit
-from pipeline.dataset import open_run
-from pipeline.features import find_features
+from pipeline.dataset import find_features, open_run
 from pipeline.progress import aligned
 from stages import curation
 from stages.curation.tables import Tally, dropped_table, tally, training_table
 from stages.datasets.table import WRITERS, write_table
-from stages.records import Records
 
 
 def curate(
@@ -44,9 +42,11 @@ def curate(
         display.say(f"near-duplicates: cosine similarity {config.curate.near_duplicate:g} or more in {features.name}")
     curated = curation.curate(records, config.curate, features)
     by_domain, total = tally(curated)
+    left = curated.retained
+    columns = left.keys, [digest.hex() for digest in left.digests], left.labels, left.domains
     report = {
         "table": str(output),
-        "fingerprint": _fingerprint(curated.retained),
+        "fingerprint": fingerprint([list(row) for row in zip(*columns, strict=True)]),  # wherever the images lie
         "config": asdict(config.curate),
         "features": None if features is None else features.fingerprint,
         "all": total._asdict(),
@@ -55,15 +55,9 @@ def curate(
     output.parent.mkdir(parents=True, exist_ok=True)
     write_table(dropped, dropped_table(curated.dropped))
     replace_text(summary, json_module.dumps(report, indent=2) + "\n")
-    write_table(output, training_table(curated.retained))
+    write_table(output, training_table(left))
     emit(json, _text(by_domain, total), report)
     display.say(f"{output} is written; {summary} has the counts, and {dropped} every dropped image with its reason")
-
-
-def _fingerprint(records: Records) -> str:
-    """Of what the table trains on: keys, bytes and labels, wherever the images lie."""
-    digests = [digest.hex() for digest in records.digests]
-    return fingerprint([list(row) for row in zip(records.keys, digests, records.labels, records.domains, strict=True)])
 
 
 def _text(by_domain: Mapping[str | None, Tally], total: Tally) -> str:

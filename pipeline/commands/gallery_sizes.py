@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -10,8 +9,9 @@ import typer
 
 from cache.atomic import unless_read_only
 from cache.errors import ConfigError
-from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
+from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile, emit
 from pipeline.dataset import open_run
+from pipeline.scores import json_lines
 from pipeline.vectors import choose_vectors, find_vectors
 from pipeline.views.leaderboard import table_by_metric
 from stages.analysis import gallery_curve
@@ -68,11 +68,10 @@ def gallery_sizes(
              "embeddings": each.store.fingerprint}
             for at in curve.scores
         ]  # fmt: skip
-    text = "".join(json_module.dumps(line) + "\n" for line in lines)
     key = f"scores/{run.name}.gallery_sizes.jsonl"
-    typer.echo(text if json else _text(lines), nl=not json)
+    emit(json, _text(lines), *lines)
     with unless_read_only(run.display.warn):
-        run.storage.put(key, text.encode())
+        run.storage.put(key, json_lines(lines).encode())
         run.display.say(f"also in {run.storage.address(key)}")
 
 

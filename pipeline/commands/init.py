@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from pipeline.config import parse_config
 from pipeline.dataset import counts_text
 from pipeline.progress import Display
 from pipeline.run_files import toml_value
+from pipeline.views.pages import render
 from stages.records.guess import Guess, guess_dataset
 
 
@@ -72,26 +72,14 @@ def _artifacts(images: Path, run_files: Path) -> str:
 
 def run_file(guess: Guess, counts: str, artifacts: str, *, labelled: bool) -> str:
     """The text of the run file: ``presets/run_file.txt`` with the guess in its place; heads for labelled images."""
-    template = files("pipeline").joinpath("presets/run_file.txt").read_text(encoding="utf-8")
-    made = "" if "query" in guess.keys else _MADE if guess.keys["kind"] == "table" else _MADE_OF_FOLDERS
-    warnings = "".join(f"#   note: {_comment(warning)}.\n" for warning in guess.warnings)
-    parts = {"counts": counts, "warnings": warnings, "artifacts": _toml_path(artifacts)}
-    text = template.format(**parts, dataset=_keys(guess), made=made if labelled else "")
-    if labelled:
-        return text
-    above, heads = text.split("[[heads]]", 1)
-    heads, below = heads.rsplit("[retrieval]", 1)
-    lines = f"[[heads]]{heads}".rstrip().splitlines()
-    return f"{above}{_NO_HEADS}{''.join(f'# {line}'.rstrip() + chr(10) for line in lines)}\n[retrieval]{below}"
-
-
-def _keys(guess: Guess) -> str:
-    """The keys as lines of a run file, each with its remark as a comment."""
-    return "\n".join(
-        f"{key} = {_toml_path(str(value)) if key in ('path', 'root') else toml_value(value)}"
-        + (f"  # {_comment(guess.remarks[key])}" if key in guess.remarks else "")
-        for key, value in guess.keys.items()
-    )
+    keys = []
+    for key, value in guess.keys.items():
+        written = _toml_path(str(value)) if key in ("path", "root") else toml_value(value)
+        keys.append((key, written, _comment(guess.remarks.get(key, ""))))
+    made = "" if "query" in guess.keys or not labelled else guess.keys["kind"]
+    warnings = map(_comment, guess.warnings)
+    parts = {"counts": counts, "warnings": warnings, "artifacts": _toml_path(artifacts), "keys": keys, "made": made}
+    return render("run_file.txt", **parts, labelled=labelled) + "\n"
 
 
 def _toml_path(path: str) -> str:
@@ -102,18 +90,3 @@ def _toml_path(path: str) -> str:
 def _comment(text: str) -> str:
     """``text`` on one line, as a comment must be; names of columns may hold line breaks."""
     return re.sub(r"[\x00-\x1f\x7f]+", " ", text)
-
-
-_NO_HEADS = "# Heads learn from labels, of which these images have none.\n"
-
-
-_MADE = """
-# No split is named, so whole classes go to train, validation or test, by the seed and their names: the score is of
-# classes that no head has seen. To use a column instead: split = "COLUMN", train = ..., query = ..., gallery = ...
-"""
-
-
-_MADE_OF_FOLDERS = """
-# Whole classes go to train, validation or test, by the seed and their names: the score is of classes that no head has
-# seen. To say yourself which image is what, list the images in a table.
-"""

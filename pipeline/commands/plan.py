@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError
 from pipeline.commands.options import BatchSize, Device, Json, Quiet, RetryFailed, RunFile, Workers, emit
-from pipeline.dataset import Run, open_run
+from pipeline.dataset import Run, feature_sets, open_run
 from pipeline.extraction import Hardware, bottleneck, plan_features
-from pipeline.features import feature_sets
 from pipeline.progress import duration_text
 from pipeline.vectors import find_head
 from stages.extraction import Plan

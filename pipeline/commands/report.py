@@ -16,12 +16,11 @@ from pipeline.commands.health import health_of_run
 from pipeline.commands.options import Json, Quiet, RunFile, emit
 from pipeline.dataset import Run, open_run, remarks
 from pipeline.vectors import Vectors, find_vectors, with_rows
-from pipeline.views.pages import render
+from pipeline.views.pages import render, thumbnails
 from pipeline.views.report import curves
 from pipeline.views.report.images import LISTS, map_view, shown_queries
 from pipeline.views.report.measured import domain_charts, measure, overall, report_leaderboard
 from pipeline.views.report.origins import origins
-from pipeline.views.thumbnails import thumbnails
 from stages.analysis.health import vector_health
 from stages.retrieval.scores import MEAN
 
@@ -31,7 +30,6 @@ HUBS = 6
 """Images that are shown of those that are nearest most often."""
 _DOUBTS = 24
 _TIED = 6  # names in a sentence
-_LARGE = 10_000_000
 
 
 def report(
@@ -61,8 +59,6 @@ def report(
     }  # fmt: skip
     emit(json, path, line)
     display.say(f"{size / 1e6:.1f} MB, {len(contents.pictures):,} pictures, {seconds:.0f} s")
-    if size > _LARGE:
-        display.warn(f"note: {size / 1e6:.0f} MB is much for one page; --queries {queries // 2} shows fewer pictures")
 
 
 def _write(run: Run, text: str, output: Path | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Sequence
 from typing import Annotated, Any, cast, get_args
 
@@ -11,7 +10,7 @@ import typer
 from cache.atomic import unless_read_only
 from cache.errors import ConfigError
 from cache.storage import is_url
-from pipeline.commands.options import Json, Quiet, RunFile
+from pipeline.commands.options import Json, Quiet, RunFile, emit
 from pipeline.config import RAW, RunConfig
 from pipeline.dataset import Run, open_run
 from pipeline.scores import json_lines, score_run
@@ -42,10 +41,9 @@ def score(
     values = print_scores(run, vectors, json=json)
     if by:
         lines = [line for size in by for line in stored_by_class_size(values, run.records, cast("ClassSize", size))]
-        text = "".join(json_module.dumps(line) + "\n" for line in lines)
         with unless_read_only(run.display.warn):
-            run.storage.put(f"scores/{run.name}.groups.jsonl", text.encode())
-        typer.echo(text if json else f"\n{_group_table(lines)}\n", nl=False)
+            run.storage.put(f"scores/{run.name}.groups.jsonl", json_lines(lines).encode())
+        emit(json, f"\n{_group_table(lines)}", *lines)
 
 
 def _group_table(lines: Sequence[dict[str, Any]]) -> str:
@@ -68,7 +66,7 @@ def print_scores(run: Run, vectors: Sequence[Vectors], *, json: bool) -> QueryVa
     surely above the raw feature. Returns the value of every query.
     """
     rows, values = score_run(run, vectors)
-    typer.echo(json_lines(rows) if json else score_table(rows) + "\n", nl=False)
+    emit(json, score_table(rows), *(row._asdict() for row in rows))
     backbone = next((entry.backbone for entry in vectors if entry.trained is not None), vectors[0].backbone)
     first = [entry for entry in vectors if entry.backbone == backbone]
     path = run.scratch / "scores" / f"{run.name}.png"

@@ -23,8 +23,7 @@ from pipeline.progress import Display
 from pipeline.searcher import Searcher
 from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among, limit_of, thresholds_of
 from pipeline.vectors import find_chosen, with_rows
-from pipeline.views.pages import render
-from pipeline.views.thumbnails import thumbnails
+from pipeline.views.pages import render, thumbnails
 from stages.analysis.open_set import PairShare, share_at
 from stages.analysis.thresholds import ENOUGH_CLASSES, class_shortage
 from stages.ranking.normalize import Vectors, unit_length

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import socket
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -39,16 +40,10 @@ def serve(
 ) -> None:
     """Serve search over HTTP: a page for people, and answers in JSON for programs."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of PyTorch's threads, which else spin for seconds under load
-    try:
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
-
-        from pipeline.service.app import create_app
-    except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"):
-            raise
-        raise MissingExtraError(error.name, "serve") from None
+    for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "serve")
+    from pipeline.service.app import create_app
     from pipeline.service.guard import is_loopback
     from pipeline.service.limits import Limits
     from pipeline.service.metrics import Metrics

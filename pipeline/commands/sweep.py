@@ -132,7 +132,6 @@ def _trainings(places: Sequence[Place]) -> str:
 
 def _leaderboard(places: Sequence[Place], metric: str, keys: Sequence[str]) -> Leaderboard:
     several = len({place.backbone for place in places}) > 1
-    raws = {place.backbone: place.value for place in places if place.raw}
     rows = []
     for place in places:
         alone = bool(np.isnan(place.low))  # a single training has no interval
@@ -141,10 +140,9 @@ def _leaderboard(places: Sequence[Place], metric: str, keys: Sequence[str]) -> L
             Row(
                 (place.head, *([place.backbone] if several else []), *(_cell(place.settings.get(key)) for key in keys)),
                 {metric: interval},
-                best=() if place.behind else {metric},
+                (place.backbone,),
                 look=RAW if place.raw else "c1",
                 behind=place.behind,
-                reference=raws.get(place.backbone),
                 note=f"{place.trial.diverged} diverged" if place.trial.diverged else "",
             )
         )

@@ -15,7 +15,7 @@ from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
 from cache.storage import absolute
-from pipeline.commands.options import Address, Cpus, Executor, Json, Quiet, RunFile, ray_cluster
+from pipeline.commands.options import Address, Cpus, Executor, Json, Quiet, RunFile, emit, ray_cluster
 from pipeline.config import RAW
 from pipeline.progress import Display
 from pipeline.scores import json_lines
@@ -24,7 +24,7 @@ from pipeline.trials import Arrays, run_once
 from pipeline.vectors import Vectors
 from pipeline.views import charts
 from pipeline.views.contact_sheet import draw_nearest
-from pipeline.views.leaderboard import Bounded, Interval, Leaderboard, Names, leaderboard, own_bounds, text
+from pipeline.views.leaderboard import Interval, Leaderboard, Names, Row, is_bound, metrics_of, own_bounds, text
 from pipeline.views.pages import render
 from stages.processes import processors
 
@@ -71,7 +71,7 @@ def table(
         backbone, picture = draw_picture(grid, folder)
         replace_text(folder / "table.jsonl", json_lines(rows))
         replace_text(folder / "table.html", table_page(run.name, rows, {backbone: picture.name}, left_out))
-    typer.echo(json_lines(rows) if json else table_text(rows) + "\n", nl=False)
+    emit(json, _text(rows), *(row._asdict() for row in rows))
     display.say(f"also in {folder}: table.html, table.jsonl, {picture.name}")
 
 
@@ -96,7 +96,7 @@ def draw_picture(grid: SeedGrid, folder: Path) -> tuple[str, Path]:
     return part.name, path
 
 
-def table_text(rows: Sequence[TableRow]) -> str:
+def _text(rows: Sequence[TableRow]) -> str:
     """A line for each backbone, head and number of training rows."""
     legend = ["± half of the 95 % interval over classes of the mean over seeds; * the best of its backbone"]
     return text(_leaderboard(rows), legend)
@@ -131,13 +131,15 @@ def learning_curve(rows: Sequence[TableRow], metric: str) -> Markup | None:
     return charts.line_chart(lines, label=label, across=across, ticks_at=counts, log=True, dots=True)
 
 
-def _leaderboard(rows: Sequence[TableRow]) -> Leaderboard:
-    scores: list[tuple[Names, Names, str, Bounded]] = []
-    gains: dict[Names, dict[str, Bounded]] = {}
-    for row in rows:
-        names = (row.backbone, row.head, f"{row.rows:,}" if row.rows else "-")
-        scores.append((names, (row.backbone,), row.metric, Interval(row.value, row.low, row.high)))
-        if row.gain is not None and row.gain_low is not None and row.gain_high is not None:
-            gains.setdefault(names, {})[row.metric] = Interval(row.gain, row.gain_low, row.gain_high)
-    bounds = own_bounds({row.metric: row.value for row in rows})
-    return leaderboard(scores, ("backbone", "head", "rows"), gains=gains, bounds=bounds)
+def _leaderboard(scores: Sequence[TableRow]) -> Leaderboard:
+    rows: dict[Names, Row] = {}
+    for score in scores:
+        if not is_bound(score.metric):
+            names = score.backbone, score.head, f"{score.rows:,}" if score.rows else "-"
+            look = RAW if score.head == RAW else "c1"
+            row = rows.setdefault(names, Row(names, {}, (score.backbone,), look=look))
+            row.scores[score.metric] = Interval(score.value, score.low, score.high)
+            if score.gain is not None and score.gain_low is not None and score.gain_high is not None:
+                row.gains[score.metric] = Interval(score.gain, score.gain_low, score.gain_high)
+    shown, bounds = list(rows.values()), own_bounds({score.metric: score.value for score in scores})
+    return Leaderboard(("backbone", "head", "rows"), metrics_of(shown), shown, bounds=bounds)

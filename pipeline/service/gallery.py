@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cache.errors import PermafrostError, SettingsError
 from pipeline.searcher import Searcher
 from pipeline.service.limits import Limits, Refused, check_pixels
-from pipeline.views.thumbnails import small_jpeg
+from pipeline.views.pages import small_jpeg
 from stages.extraction.embedder import embed_together
 from stages.ranking import unit_length
 from stages.retrieval.gallery_rows import Match
@@ -121,8 +121,8 @@ class Gallery:
                 if (content := self.thumbnail(table["digest"][row].as_py())) is not None:
                     return content
                 made = small_jpeg(table["uri"][row].as_py(), side)
-                if isinstance(made, str):
-                    return Refused(404, "no_picture", f"there is no picture of this image: it {made}")
+                if made.reason:
+                    return Refused(404, "no_picture", f"there is no picture of this image: it {made.reason}")
                 return made.content
         return Refused(404, "unknown_key", f"the gallery has no image of key {key[:200]!r}")
 

@@ -27,7 +27,7 @@ from cache.atomic import replace_bytes
 from cache.errors import SettingsError
 from cache.fingerprint import fingerprint
 from pipeline.vectors import Vectors
-from pipeline.views.thumbnails import fitted, open_picture
+from pipeline.views.pages import fitted, open_picture
 from stages.records import Records
 from stages.retrieval import nearest
 

@@ -46,20 +46,18 @@ Names: TypeAlias = tuple[str, ...]
 class Row:
     """One line of a leaderboard: ``names`` and ``counts`` for its columns, and ``scores`` by metric, or None.
 
-    In the metrics ``best`` no row of its group is better. ``gains`` are how far each metric is above the raw feature of
-    the same backbone, and ``behind`` how far the best row is above this one, query by query; ``reference`` is the first
-    metric of that raw feature. ``look`` is the class of the stylesheet that colours the row, and ``note`` stands after
-    the first score.
+    ``group`` is what it is compared within, as that of a backbone. ``gains`` are how far each metric is above the raw
+    feature of the group, and ``behind`` how far the best row is above this one, query by query. ``look`` is the class
+    of the stylesheet that colours the row, and ``note`` stands after the first score.
     """
 
     names: Names
-    scores: Mapping[str, Bounded | None]
+    scores: dict[str, Bounded | None]
+    group: Names = ()
     counts: Sequence[int | None] = ()
-    best: Collection[str] = ()
     look: str = "c1"
-    gains: Mapping[str, Bounded] = field(default_factory=dict)
+    gains: dict[str, Bounded] = field(default_factory=dict)
     behind: Bounded | None = None
-    reference: float | None = None
     note: str = ""
 
     @property
@@ -101,9 +99,18 @@ class Leaderboard:
         """The paired difference of ``row`` in that column."""
         return row.gains.get(self.metric) if self.change == GAIN else row.behind
 
-    def is_best(self, row: Row) -> bool:
-        """Whether no row is better, by the first metric."""
-        return self.metric in row.best
+    def is_best(self, row: Row, metric: str = "") -> bool:
+        """Whether no row of its group is better, by the first metric or by ``metric``; a row that is alone is not."""
+        if self.ranked:
+            return row is self.rows[0]
+        rivals = [other.scores.get(metric or self.metric) for other in self.rows if other.group == row.group]
+        score, values = row.scores.get(metric or self.metric), [rival.value for rival in rivals if rival is not None]
+        return len(rivals) > 1 and score is not None and score.value == max(values)
+
+    def reference(self, row: Row) -> float | None:
+        """The first metric of the raw feature of the group of ``row``."""
+        raws = (other.scores.get(self.metric) for other in self.rows if other.raw and other.group == row.group)
+        return next((raw.value for raw in raws if raw is not None), None)
 
     @cached_property
     def axis(self) -> tuple[float, float]:
@@ -141,40 +148,14 @@ class Leaderboard:
         return self.number((score.high - score.low) / 2)
 
 
-def leaderboard(
-    scores: Iterable[tuple[Names, Names, str, Bounded]],
-    columns: Sequence[str],
-    *,
-    counts: Mapping[str, Mapping[Names, int | None]] = {},
-    gains: Mapping[Names, Mapping[str, Bounded]] = {},
-    bounds: Mapping[str, tuple[float, float]] = {},
-) -> Leaderboard:
-    """A row for each different names among ``scores``, in their order.
+def is_bound(metric: str) -> bool:
+    """Whether ``metric`` is the floor or the ceiling of another, and no column."""
+    return metric.endswith((FLOOR, CEILING))
 
-    A score comes with the names of its row, those of the group within which the best is marked, and its metric; those
-    that are floors or ceilings are left out. The second of ``columns`` is that of the head. ``counts`` are by title and
-    names, ``gains`` by names, ``bounds`` by metric.
-    """
-    cells: dict[Names, dict[str, Bounded]] = {}
-    groups: dict[Names, Names] = {}
-    for names, group, metric, score in scores:
-        if not metric.endswith((FLOOR, CEILING)):
-            cells.setdefault(names, {})[metric] = score
-            groups[names] = group
-    metrics = list(dict.fromkeys(metric for by_metric in cells.values() for metric in by_metric))
-    rows = []
-    for names, by_metric in cells.items():
-        rivals = [other for other in cells if groups[other] == groups[names]]
-        best = {
-            metric
-            for metric, score in by_metric.items()
-            if len(rivals) > 1  # not of one
-            and score.value == max(cells[one][metric].value for one in rivals if metric in cells[one])
-        }
-        raw = next((cells[one][metrics[0]].value for one in rivals if one[1] == RAW), None)
-        own_counts, look = [count.get(names) for count in counts.values()], RAW if names[1] == RAW else "c1"
-        rows.append(Row(names, by_metric, own_counts, best, look, gains.get(names, {}), reference=raw))
-    return Leaderboard(columns, metrics, rows, list(counts), bounds=bounds)
+
+def metrics_of(rows: Iterable[Row]) -> list[str]:
+    """The metrics of all ``rows``, in their order."""
+    return list(dict.fromkeys(metric for row in rows for metric in row.scores))
 
 
 def text(board: Leaderboard, legend: Sequence[str], most: Collection[int] | None = None) -> str:
@@ -194,21 +175,18 @@ def text(board: Leaderboard, legend: Sequence[str], most: Collection[int] | None
     return "\n".join([*aligned(table, texts=len(header)), *legend, *ends])
 
 
-def score_table(rows: Sequence[ScoreRow]) -> str:
-    """The scores of a run for the terminal, in the order of ``rows``."""
-    by_domain = len({row.domain for row in rows}) > 1
-    scores, queries, gallery = [], dict[Names, int | None](), dict[Names, int | None]()
-    for row in rows:
-        names = (row.backbone, row.head, *([row.domain] if by_domain else []))
-        scores.append((names, (row.backbone, row.domain), row.metric, row))
-        queries.setdefault(names, row.queries)
-        gallery.setdefault(names, row.gallery)
-    board = leaderboard(
-        scores,
-        ["backbone", "head", *(["domain"] if by_domain else [])],
-        counts={"queries": queries, "gallery": gallery},
-        bounds=_overall_bounds(rows),
-    )
+def score_table(scores: Sequence[ScoreRow]) -> str:
+    """The scores of a run for the terminal, in their order."""
+    by_domain = len({score.domain for score in scores}) > 1
+    rows: dict[Names, Row] = {}
+    for score in scores:
+        if not is_bound(score.metric):
+            names = score.backbone, score.head, *([score.domain] if by_domain else [])
+            group, counts = (score.backbone, score.domain), (score.queries, score.gallery)
+            rows.setdefault(names, Row(names, {}, group, counts)).scores[score.metric] = score
+    columns = ["backbone", "head", *(["domain"] if by_domain else [])]
+    shown, bounds = list(rows.values()), _overall_bounds(scores)
+    board = Leaderboard(columns, metrics_of(shown), shown, ["queries", "gallery"], bounds=bounds)
     return text(board, ["± half of the 95 % interval over classes; * the best of its backbone"])
 
 
@@ -252,7 +230,8 @@ def _cell(board: Leaderboard, row: Row, metric: str) -> str:
     score = row.scores.get(metric)
     if score is None:
         return "-"
-    return f"{board.number(score.value)} ±{board.half(score)}{' ' if board.ranked or metric not in row.best else '*'}"
+    star = "*" if not board.ranked and board.is_best(row, metric) else " "
+    return f"{board.number(score.value)} ±{board.half(score)}{star}"
 
 
 def _change(board: Leaderboard, row: Row) -> str:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import NamedTuple, TypeAlias
 
@@ -42,11 +42,18 @@ def outdated(values: QueryValues, data: Mapping[str, str], embeddings: Mapping[t
         if values.data.get(key) != data.get(key)
     ]
     for backbone, head in values.heads():
-        scored = values.embeddings(backbone, head)
-        if scored not in embeddings.values():
-            current = _short(embeddings.get((backbone, head)))
-            differences.append(f"embeddings of {backbone} {head}: scored {_short(scored)}, now {current}")
+        scored, current = values.embeddings(backbone, head), embeddings.get((backbone, _embedded_by(head, embeddings)))
+        if scored != current:
+            differences.append(f"embeddings of {backbone} {head}: scored {_short(scored)}, now {_short(current)}")
     return differences
+
+
+def _embedded_by(row: str, embeddings: Iterable[HeadName]) -> str:
+    """The head whose embeddings a ``row`` scores: ``a (ivf_pq)``, ``a (text)`` and ``a + alpha_qe`` are those of a."""
+    names = {head for _, head in embeddings}
+    return max(
+        (head for head in names if row == head or row.startswith((f"{head} (", f"{head} + "))), key=len, default=row
+    )
 
 
 def data_notes(one: ScoredRun, other: ScoredRun, *, other_gallery: bool) -> list[str]:

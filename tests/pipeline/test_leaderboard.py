@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.scores import ScoreRow
-from pipeline.views.leaderboard import BEHIND, GAIN, Interval, Leaderboard, Row, leaderboard, score_table, text
+from pipeline.views.leaderboard import BEHIND, GAIN, Bounded, Interval, Leaderboard, Row, score_table, text
 
 
 def row(backbone: str, head: str, value: float, metric: str = "map", domain: str = "all", **ends: float) -> ScoreRow:
@@ -48,8 +48,8 @@ def board(rows: list[Row]) -> Leaderboard:
 
 
 def test_a_row_is_tied_where_its_difference_to_the_best_can_be_nothing() -> None:
-    scores = {"map": Interval(0.5, 0.4, 0.6)}
-    best = Row(("a",), scores, best={"map"})
+    scores: dict[str, Bounded | None] = {"map": Interval(0.5, 0.4, 0.6)}
+    best = Row(("a",), scores)
     tied = Row(("b",), scores, behind=Interval(0.01, -0.001, 0.02))
     worse = Row(("c",), scores, behind=Interval(0.1, 0.05, 0.2))
     assert [one.tied for one in (best, tied, worse)] == [False, True, False]
@@ -62,13 +62,11 @@ def test_a_row_is_tied_where_its_difference_to_the_best_can_be_nothing() -> None
 
 
 def test_gains_are_shown_where_there_are_any() -> None:
-    scores = [
-        (("net", "raw"), ("net",), "map", Interval(0.5, 0.4, 0.6)),
-        (("net", "a"), ("net",), "map", Interval(0.7, 0.6, 0.8)),
-    ]
-    shown = leaderboard(scores, ("backbone", "head"), gains={("net", "a"): {"map": Interval(0.2, 0.1, 0.3)}})
+    raw = Row(("net", "raw"), {"map": Interval(0.5, 0.4, 0.6)}, ("net",), look="raw")
+    head = Row(("net", "a"), {"map": Interval(0.7, 0.6, 0.8)}, ("net",), gains={"map": Interval(0.2, 0.1, 0.3)})
+    shown = Leaderboard(("backbone", "head"), ("map",), [raw, head])
     assert shown.change == GAIN
-    assert [one.reference for one in shown.rows] == [0.5, 0.5]
+    assert [shown.reference(one) for one in shown.rows] == [0.5, 0.5]
     assert [one.raw for one in shown.rows] == [True, False]
     assert text(shown, []).splitlines()[2].endswith("0.200 [0.100, 0.300]")
 

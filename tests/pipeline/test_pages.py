@@ -45,8 +45,8 @@ def test_two_metrics_are_a_table_on_a_small_screen_and_every_further_one_takes_r
 
 def test_longer_names_and_more_digits_take_more_room() -> None:
     def width(name: str, digits: int = 3) -> int:
-        scores = {"map": Interval(0.5, 0.4, 0.6)}
-        return Leaderboard(("head",), ("map",), [Row((name,), scores)], digits=digits).width
+        row = Row((name,), {"map": Interval(0.5, 0.4, 0.6)})
+        return Leaderboard(("head",), ("map",), [row], digits=digits).width
 
     assert width("a" * 30) > width("a" * 10)
     assert width("_".join(["aaaaaaaaaa"] * 3)) < width("a" * 30)  # it takes three lines

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.views.thumbnails import thumbnails
+from pipeline.views.pages import thumbnails
 from stages.extraction import decode
 
 

@@ -179,6 +179,18 @@ def test_the_choice_is_kept_and_read_again_for_the_same_budgets_and_rows(tmp_pat
     assert with_queries.index.config.kind == "flat"
 
 
+def test_an_index_that_was_chosen_by_other_labels_or_queries_is_chosen_again(tmp_path: Path) -> None:
+    labels = classes_of(30, 4)
+    records = records_of(labels)
+    store = store_of(tmp_path / "store", random_vectors(list(labels)))
+    mended = records_of({key: f"class {place % 30}" for place, key in enumerate(labels)})
+    config, folder = AutoIndexConfig(ms=FOREVER), tmp_path / "index"
+    for gallery, queries in ((records, None), (mended, None), (mended, records.take(range(60)))):
+        stored = choose_gallery_index(store, gallery, config, folder=folder, queries=queries)
+        fresh = choose_gallery_index(store, gallery, config, queries=queries)
+        assert [each.value for each in stored.tried] == [each.value for each in fresh.tried]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

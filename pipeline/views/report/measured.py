@@ -15,7 +15,7 @@ from pipeline.dataset import Run
 from pipeline.scores import ScoreRow, rows_key, score_run, scored_data, values_key
 from pipeline.vectors import Vectors
 from pipeline.views.charts import Bar, interval_chart
-from pipeline.views.leaderboard import Leaderboard, Row
+from pipeline.views.leaderboard import Bounded, Leaderboard, Row
 from stages.analysis import Change, changes
 from stages.analysis.first_ranks import FirstRanks, first_ranks
 from stages.ranking.metrics import Values
@@ -106,11 +106,11 @@ def stored_scores(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow],
         rows = [ScoreRow(**json.loads(line)) for line in run.storage.read(rows_key(run)).decode().splitlines()]
     except (MissingRowsError, OSError, ValueError, TypeError):
         return [], None
-    scored = {(row.backbone, row.head, row.embeddings, row.metric) for row in rows}
+    scored, heads = {(row.backbone, row.head, row.embeddings, row.metric) for row in rows}, values.heads()
     fresh = values.data == scored_data(run)
     for part in vectors:
         name, numbers = (part.backbone, part.head), scored_numbers(part.store, run.records)
-        fresh &= name in values.heads() and values.embeddings(*name) == numbers
+        fresh &= name in heads and values.embeddings(*name) == numbers
         fresh &= all((*name, numbers, metric) in scored for metric in run.config.retrieval.metrics)
     return (rows, values) if fresh else ([], None)
 
@@ -135,18 +135,10 @@ def report_leaderboard(
     rows = []
     for side in measured:
         raw = raws.get(side.vectors.backbone)
-        gain, of_raw = change(raw, side), None if raw is None else raw.row(metric, domain)
-        row = Row(
-            (side.name,),
-            {name: side.row(name, domain) for name in metrics},
-            (side.vectors.store.dim,),
-            {metric} if side is best else (),
-            looks[side.name],
-            {} if gain is None else {metric: gain},
-            change(side, best),
-            None if of_raw is None else of_raw.value,
-        )
-        rows.append(row)
+        scores: dict[str, Bounded | None] = {name: side.row(name, domain) for name in metrics}
+        gains: dict[str, Bounded] = {} if (gain := change(raw, side)) is None else {metric: gain}
+        group, dim = (side.vectors.backbone,), (side.vectors.store.dim,)
+        rows.append(Row((side.name,), scores, group, dim, looks[side.name], gains, change(side, best)))
     bounds = {}
     top = best.row(metric, domain)
     if top is not None and top.floor is not None and top.ceiling is not None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cache import Features, FeatureStore
 from pipeline.config import RetrievalConfig
-from pipeline.features import stores_of
+from pipeline.dataset import stores_of
 from pipeline.views.report.measured import Measured
 from stages.records import Records
 from stages.retrieval.protocols import ByLabelConfig, Rules

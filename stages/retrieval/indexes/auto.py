@@ -102,16 +102,18 @@ class Choice:
     index: GalleryIndex
     tried: tuple[Tried, ...]
 
-    def save(self, folder: Where, budgets: AutoIndexConfig) -> None:
-        """Write the index together with the ``budgets`` it was chosen by and what was tried."""
+    def save(self, folder: Where, budgets: AutoIndexConfig, judged: str) -> None:
+        """Write the index, its ``budgets``, the fingerprint of what it was ``judged`` by, and what was tried."""
         tried: list[JSON] = [dict(each._asdict()) for each in self.tried]
-        self.index.save(folder, choice={"budgets": changed_settings(budgets), "tried": tried})
+        self.index.save(folder, choice={"budgets": changed_settings(budgets), "judged": judged, "tried": tried})
 
     @classmethod
-    def load(cls, folder: Where, budgets: AutoIndexConfig, *, embeddings: str, keys: Sequence[str]) -> Choice | None:
-        """What was chosen by the same budgets for these embeddings and keys; None where it was by others."""
+    def load(
+        cls, folder: Where, budgets: AutoIndexConfig, judged: str, *, embeddings: str, keys: Sequence[str]
+    ) -> Choice | None:
+        """What was chosen by the same budgets and judgement for these embeddings and keys; None where by others."""
         choice: Any = read_sidecar(storage_of(folder)).get("choice")
-        if choice is None or choice["budgets"] != changed_settings(budgets):
+        if choice is None or (choice["budgets"], choice.get("judged")) != (changed_settings(budgets), judged):
             return None
         index = GalleryIndex.load(folder, embeddings=embeddings, keys=keys)
         return cls(index, tuple(Tried(**each) for each in choice["tried"]))
