@@ -37,11 +37,11 @@ from stages.retrieval import (
     evaluate_reranked,
     index_gallery,
 )
+from stages.retrieval.evaluate import score
 from stages.retrieval.evaluate_ranking import DEEPEST
 from stages.retrieval.gallery import Index, evidence_fingerprint
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import QueryValues, Scored, data_of, scored_numbers, values_of
-from stages.retrieval.run_scores import score
 from stages.training import TextHeadConfig
 from stages.training.text.sentences import embed_text, sentences_of
 
@@ -116,6 +116,11 @@ def score_run(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], Que
 def values_key(run: Run) -> str:
     """Where the value of every query is stored."""
     return f"scores/{run.name}.parquet"
+
+
+def stored_rows(run: Run) -> list[ScoreRow]:
+    """The scores that the run has. Raises OSError, ValueError or TypeError where it has none of this version."""
+    return [ScoreRow(**json.loads(line)) for line in run.storage.read(rows_key(run)).decode().splitlines()]
 
 
 def rows_key(run: Run) -> str:
@@ -276,7 +281,7 @@ def _built_index(run: Run, gallery: Records, vectors: Vectors, folder: Where | N
     if not isinstance(wanted, AutoIndexConfig):
         return index_gallery(vectors.store, gallery, wanted, folder=folder)
     validation = run.records.split("validation_query")
-    judge = run.config.retrieval.ranked.rules().judge
+    judge = run.config.retrieval.ranked.judge
     choice = choose_gallery_index(vectors.store, gallery, wanted, folder=folder, queries=validation, judge=judge)
     table = tried_text(choice.tried, wanted.judged_by)
     run.display.say(f"index of {vectors.backbone} {vectors.head}, by budgets:\n{table}")

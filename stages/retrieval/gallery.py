@@ -20,15 +20,13 @@ from stages.ranking.normalize import Vectors, check_unit, unit_length
 from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval.gallery_rows import GalleryRows
-from stages.retrieval.indexes.auto import FEWEST_QUERIES, AutoIndexConfig, Choice, IndexConfig, choose_index
+from stages.retrieval.indexes.auto import FEWEST_QUERIES, AutoIndexConfig, Choice, Evidence, IndexConfig, choose_index
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.indexes.kinds import BuiltConfig, FlatIndexConfig, IvfPqIndexConfig
-from stages.retrieval.indexes.measure import Evidence
 from stages.retrieval.indexes.milvus import MilvusIndex, MilvusIndexConfig
 from stages.retrieval.indexes.on_disk import build_on_disk, check_folder
-from stages.retrieval.query_set import rows_of, with_row
+from stages.retrieval.query_set import Judge, rows_of, same_class, with_row
 from stages.retrieval.query_values import records_fingerprint
-from stages.retrieval.rules import Judge, same_class
 
 Index: TypeAlias = GalleryIndex | MilvusIndex
 

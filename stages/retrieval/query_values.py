@@ -22,10 +22,9 @@ from cache.errors import DamagedStoreError, MissingRowsError
 from cache.features import numbers_fingerprint
 from cache.fingerprint import JSON
 from cache.sealed import parquet_bytes, read_parquet
-from stages.ranking.metrics import Values
 from stages.records import Records
 from stages.records.splits import DISTRACTORS, ROLES
-from stages.retrieval.scores import VERSION, Scores
+from stages.retrieval.scores import VERSION, QueryScores, Scores
 
 _NAMED = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -45,15 +44,6 @@ class Scored(NamedTuple):
     head: str
     embeddings: str
     scores: Scores
-
-
-@dataclass(frozen=True)
-class QueryScores:
-    """The values (Q,) of some metrics for some queries: what :func:`~stages.analysis.paired_difference` compares."""
-
-    query_keys: tuple[str, ...]
-    query_classes: tuple[str | None, ...]
-    per_query: Mapping[str, Values]
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from stages.retrieval import (
     choose_index,
     index_gallery,
 )
-from stages.retrieval.indexes.auto import Choice, sample_of_classes
-from stages.retrieval.indexes.measure import milliseconds, value_of
+from stages.retrieval.indexes.auto import Choice, milliseconds, sample_of_classes, value_of
 from tests.oracles import retrieval as oracle
 from tests.toys.rankings import classes_of, random_vectors, records_of, store_of
 

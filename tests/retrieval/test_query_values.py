@@ -11,12 +11,12 @@ import pytest
 
 from cache import LocalStorage
 from cache.errors import DamagedStoreError, MissingRowsError
-from stages.analysis.compared_runs import outdated
+from stages.analysis.comparison import outdated
 from stages.records import Records
 from stages.retrieval import evaluate, query_values
+from stages.retrieval.evaluate import ScoringConfig
 from stages.retrieval.protocols import ByLabelConfig, Gldv2Config, ListedConfig, RevisitedConfig, UnedConfig
 from stages.retrieval.query_values import Scored, data_of, read_query_values, values_of
-from stages.retrieval.run_scores import ScoringConfig
 from tests.toys.rankings import classes_of, random_vectors, records_of, store_of
 
 ATTRIBUTES = ("relevant", "landmarks", "usage", "easy", "hard", "junk")
