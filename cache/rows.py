@@ -142,7 +142,7 @@ def as_stored(
     with np.errstate(over="ignore"):  # an overflow is named and refused just below
         block = features.astype(dtype)
     within = tuple(range(1, block.ndim))
-    wrong = ~np.isfinite(block).all(axis=within)
+    wrong = ~np.asarray(np.isfinite(block).all(axis=within))
     if features.dtype != block.dtype:
         wrong |= _lost(features, block)
     stored = [
@@ -161,7 +161,7 @@ def _lost(features: npt.NDArray[np.generic], block: npt.NDArray[np.generic]) -> 
     if not block.size:
         return lost
     # Rounding moves each number by half the smallest step at most, or by as good as nothing where it is larger.
-    suspect = math.sqrt(block.shape[-1]) * float(np.finfo(block.dtype).smallest_subnormal) / _MOVED
+    suspect = math.sqrt(block.shape[-1]) * float(np.finfo(str(block.dtype)).smallest_subnormal) / _MOVED
     largest = np.maximum(features.max(axis=-1), -features.min(axis=-1)).reshape(len(block), -1).min(axis=1)
     for row in np.flatnonzero(largest < suspect):
         exact = features[row].astype(np.float64)
@@ -177,6 +177,6 @@ def _why_not_stored(feature: npt.NDArray[np.generic], dtype: np.dtype[np.generic
     largest = np.abs(values).max()
     if not np.isfinite(values).all():
         return f"{name} gave NaN or infinity"
-    if largest > np.finfo(dtype).max:
+    if largest > np.finfo(str(dtype)).max:
         return f"{name} gave {largest:.4g}, past the largest {dtype}"
     return f"{name} gave numbers of at most {largest:.4g}, too small for {dtype}: scale them, or store another dtype"

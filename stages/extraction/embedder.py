@@ -99,7 +99,7 @@ class Embedder:
             rows.append(row)
         if not self._fused:
             return rows[0]
-        proportions = None
+        proportions: npt.NDArray[np.generic] | None = None
         if self.sizes:
             height, width = (np.array([max(1, getattr(o, side)) for o in outcomes]) for side in ("height", "width"))
             proportions = image_proportions(height, width)
