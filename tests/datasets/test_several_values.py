@@ -90,7 +90,7 @@ def records(cells: Sequence[str | None], column: str = "attributes.c") -> Record
 
 def test_by_label_graded_metrics_and_heads_take_cells_apart_alike() -> None:
     given = records(SAID)
-    judgement = ByLabelConfig(labels="c").rules().judge(given, given)
+    judgement = ByLabelConfig(labels="c").judge(given, given)
     grades = AttributeGrades(given, given, {"c": 1.0})
     (attribute,) = read_attributes(
         given, AttributesConfig(several=("c",), minimum_count=1, unusable="leave_out")
@@ -109,7 +109,7 @@ def test_by_label_graded_metrics_and_heads_take_cells_apart_alike() -> None:
 def test_an_attribute_that_nobody_has_is_refused_where_labels_are_compared_by_it() -> None:
     nothing = records([None, "[]", " | "])
     with pytest.raises(RecordsError, match=r"none of 3 queries and 3 gallery images has a value of 'c'"):
-        ByLabelConfig(labels="c").rules().check(nothing, nothing)
+        ByLabelConfig(labels="c").check(nothing, nothing)
 
 
 def test_a_list_in_an_attribute_of_one_value_is_refused() -> None:
