@@ -61,7 +61,7 @@ def _compare(options: argparse.Namespace, count: int) -> list[Row]:
     from stages.ranking import find_metric, unit_length
     from stages.ranking.relevance import ByClass, Judgement
     from stages.retrieval import AutoIndexConfig, Evidence, GalleryIndex, choose_index
-    from stages.retrieval.indexes.measure import milliseconds, value_of
+    from stages.retrieval.indexes.auto import milliseconds, value_of
 
     faiss.omp_set_num_threads(options.threads)
     classes = count // _EACH

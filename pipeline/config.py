@@ -25,7 +25,7 @@ from stages.extraction.backbones import BundledConfig, OpenClipConfig, PcaConfig
 from stages.extraction.precomputed import PrecomputedConfig
 from stages.records.reading import check_names
 from stages.retrieval import FlatIndexConfig, IndexConfig, RerankConfig
-from stages.retrieval.run_scores import ScoringConfig
+from stages.retrieval.evaluate import ScoringConfig
 from stages.training import SweepConfig
 from stages.training.recipe import HeadRecipe
 from stages.training.sweep.search_space import Seeds

@@ -124,7 +124,7 @@ def remarks(config: RunConfig, records: Records, counts: Mapping[str, int]) -> l
         are = "query is" if leaked == 1 else "queries are"
         notes.append(f"{leaked:,} {are} byte-identical to a training image: such scores are too good")
     nothing = counts["queries with nothing in the gallery"]  # of the same label, which other columns may overrule
-    if nothing and not config.retrieval.ranked.rules().columns:
+    if nothing and not config.retrieval.ranked.columns:
         have = "query has" if nothing == 1 else "queries have"
         part = "count 0 in every mean" if config.retrieval.unanswerable == "zero" else "no part in any mean"
         notes.append(f"{nothing:,} {have} nothing to find in the gallery, and {part}")

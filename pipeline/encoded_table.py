@@ -1,7 +1,7 @@
 """The images of a folder as a Parquet table of vectors, written in parts so that a run that was killed goes on.
 
-Beside the table lie, until it is whole, ``<table>.parts/listing.json`` (what is encoded by what) and ``<n>.parquet``. A
-part ends where a batch ends, so the table has the bytes of an uninterrupted run.
+Beside the table lies, until it is whole, ``<table>.parts/<n>.parquet``; each part says what it was made from. It ends
+where a batch ends, so the table has the bytes of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cache import ImageSource, LocalStorage, fingerprint
-from cache.atomic import disk_errors, replace_bytes, replace_text, sync_folder
+from cache import ImageSource, fingerprint
+from cache.atomic import disk_errors, replace_bytes, sync_folder
 from cache.errors import DamagedStoreError, StoreError
 from cache.lock import writer_lock
-from cache.sealed import json_text, parquet_bytes, read_parquet, read_sealed
+from cache.sealed import parquet_bytes, read_parquet
 from pipeline.encoder import Encoder, folder_images
 
 _BATCHES = 32  # of a part
 _MADE_FROM = b"permafrost.encoded"
-_LISTING = "listing.json"
 
 
 class Written(NamedTuple):
@@ -63,19 +62,17 @@ def encode_folder(
         shutil.rmtree(parts, ignore_errors=True)
         return Written(len(keys), 0, _failed(pq.read_table(output, columns=["key", "error"])))
     with writer_lock(parts / "encode"):
-        if _listed(parts) != made_from:
-            if list(parts.glob("*.parquet")):
-                on_note(f"note: {folder} or the bundle has changed since {parts} was written: all is encoded anew")
-            for part in parts.glob("*.parquet"):
+        if other := [part for part in parts.glob("*.parquet") if _made_from(part) not in ("", made_from)]:
+            on_note(f"note: {folder} or the bundle has changed since {parts} was written: all is encoded anew")
+            for part in other:
                 part.unlink()
-            replace_text(parts / _LISTING, json_text({"made_from": made_from}))
         size = _BATCHES * encoder.batch_size
         computed = 0
         for number, low in enumerate(range(0, len(keys), size)):
             wanted = keys[low : low + size]
             if _read(parts / f"{number}.parquet") is None:
                 table = _encoded(encoder, folder, wanted, partial(_report, on_progress, low, len(keys)))
-                replace_bytes(parts / f"{number}.parquet", parquet_bytes(table, {}))
+                replace_bytes(parts / f"{number}.parquet", parquet_bytes(table, {_MADE_FROM: made_from}))
                 computed += len(wanted)
             on_progress(low + len(wanted), len(keys), "")
         tables = (parts / f"{number}.parquet" for number in range(-(-len(keys) // size)))
@@ -142,13 +139,6 @@ def _made_from(output: Path) -> str:
     try:
         return str((pq.read_schema(output).metadata or {}).get(_MADE_FROM, b""), "utf-8")
     except (pa.ArrowException, OSError):
-        return ""
-
-
-def _listed(parts: Path) -> str:
-    try:
-        return str(read_sealed(LocalStorage(parts), _LISTING, "")["made_from"])
-    except (FileNotFoundError, DamagedStoreError):
         return ""
 
 

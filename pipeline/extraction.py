@@ -26,8 +26,8 @@ from stages.ranking.relevance import own_rows
 from stages.ray_cluster import RayCluster
 from stages.records import Records
 from stages.retrieval import AutoIndexConfig, FlatIndexConfig
+from stages.retrieval.evaluate import check_scores
 from stages.retrieval.indexes.auto import FEWEST_QUERIES, too_few_queries
-from stages.retrieval.run_scores import check_scores
 from stages.training.training_inputs import check_records
 
 _SHOWN = 5
@@ -254,7 +254,7 @@ def check_backbones(run: Run, backbones: Sequence[Backbone]) -> None:
 
 
 def _check_auto(run: Run, gallery: Records) -> None:
-    judge = run.config.retrieval.ranked.rules().judge
+    judge = run.config.retrieval.ranked.judge
     counts = []
     for queries in (run.records.split("validation_query"), gallery):
         relevant = judge(queries, gallery).num_relevant(own_rows(queries.keys, gallery.keys))

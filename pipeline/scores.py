@@ -37,11 +37,11 @@ from stages.retrieval import (
     evaluate_reranked,
     index_gallery,
 )
+from stages.retrieval.evaluate import score
 from stages.retrieval.evaluate_ranking import DEEPEST
-from stages.retrieval.gallery import Index
+from stages.retrieval.gallery import Index, evidence_fingerprint
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import QueryValues, Scored, data_of, scored_numbers, values_of
-from stages.retrieval.run_scores import score
 from stages.training import TextHeadConfig
 from stages.training.text.sentences import embed_text, sentences_of
 
@@ -118,6 +118,11 @@ def values_key(run: Run) -> str:
     return f"scores/{run.name}.parquet"
 
 
+def stored_rows(run: Run) -> list[ScoreRow]:
+    """The scores that the run has. Raises OSError, ValueError or TypeError where it has none of this version."""
+    return [ScoreRow(**json.loads(line)) for line in run.storage.read(rows_key(run)).decode().splitlines()]
+
+
 def rows_key(run: Run) -> str:
     """Where the means are stored, as lines of JSON."""
     return f"scores/{run.name}.jsonl"
@@ -137,7 +142,19 @@ def scored_data(run: Run) -> dict[str, str]:
         roles.append("train")
     queries, gallery = records.split("query", "query_distractor"), records.split("gallery")
     tuned_on = [records.split(role) for role in roles]
-    return data_of(queries, gallery, settings, retrieval.columns(records), tuned_on)
+    data = data_of(queries, gallery, settings, retrieval.columns(records), tuned_on)
+    if captions := [
+        head.recipe.head.columns for head in run.config.heads if isinstance(head.recipe.head, TextHeadConfig)
+    ]:
+        data["captions"] = fingerprint([_captions(run, columns) for columns in captions])
+    return data
+
+
+def _captions(run: Run, columns: Sequence[str]) -> str:
+    """What the scores of text follow from: the sentence of each gallery image, and those that were trained."""
+    gallery = run.records.split("gallery")
+    searched = sorted(zip(gallery.keys, sentences_of(gallery, columns), strict=True))
+    return json.dumps([searched, sorted({*sentences_of(run.records.split("train"), columns)})])
 
 
 def _left_out(scores: Scores) -> str:
@@ -245,7 +262,8 @@ def index_key(run: Run, gallery: Records, vectors: Vectors) -> str:
     images: list[JSON] = [list[JSON](gallery.keys), [digest.hex() for digest in gallery.digests]]
     identity: list[JSON] = [vectors.store.fingerprint, asdict(wanted), *images]
     if isinstance(wanted, AutoIndexConfig):
-        identity.append(asdict(run.config.retrieval.ranked))
+        judged = evidence_fingerprint(gallery, run.records.split("validation_query"))
+        identity += [asdict(run.config.retrieval.ranked), judged]
     return f"indexes/{vectors.backbone}/{vectors.head}-{fingerprint(identity)[:8]}"
 
 
@@ -263,7 +281,7 @@ def _built_index(run: Run, gallery: Records, vectors: Vectors, folder: Where | N
     if not isinstance(wanted, AutoIndexConfig):
         return index_gallery(vectors.store, gallery, wanted, folder=folder)
     validation = run.records.split("validation_query")
-    judge = run.config.retrieval.ranked.rules().judge
+    judge = run.config.retrieval.ranked.judge
     choice = choose_gallery_index(vectors.store, gallery, wanted, folder=folder, queries=validation, judge=judge)
     table = tried_text(choice.tried, wanted.judged_by)
     run.display.say(f"index of {vectors.backbone} {vectors.head}, by budgets:\n{table}")

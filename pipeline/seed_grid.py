@@ -35,9 +35,9 @@ from stages.ranking.intervals import class_numbers, estimate, share_interval
 from stages.records import Records
 from stages.records.records import balanced_subset
 from stages.records.splits import DISTRACTORS, ROLES
-from stages.retrieval.query_values import QueryScores, scored_numbers
-from stages.retrieval.run_scores import ScoringConfig, score
-from stages.retrieval.scores import VERSION
+from stages.retrieval.evaluate import ScoringConfig, score
+from stages.retrieval.query_values import scored_numbers
+from stages.retrieval.scores import VERSION, QueryScores
 from stages.training import head_identity, train_head
 from stages.training.embed import Embedded
 from stages.training.multilabel.labels import attributes_digest
@@ -128,6 +128,7 @@ class SeedGrid:
             "version": VERSION,
             "settings": {field.name: settings[field.name] for field in fields(ScoringConfig) if field.name in settings},
             "images": [digest for side in sides for digest in (rows_digest(side), attributes_digest(side))],
+            "keys": [fingerprint([*side.keys]) for side in sides],
         }
 
     def vectors(self, cell: Cell) -> Features:

@@ -33,8 +33,7 @@ from pipeline.trials import Arrays, run_once
 from stages.analysis import Difference, paired_difference, t_interval
 from stages.ranking import leave_one_out
 from stages.ray_cluster import RayCluster
-from stages.retrieval.query_values import QueryScores
-from stages.retrieval.scores import VERSION
+from stages.retrieval.scores import VERSION, QueryScores
 from stages.training.recipe import DottedSettings, HeadRecipe, nearest_key
 from stages.training.rows.labelled_rows import in_training_order, rows_digest
 from stages.training.sweep.search_space import Family, SweepConfig, check_method, families, search

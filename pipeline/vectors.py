@@ -19,7 +19,7 @@ from pipeline.dataset import Run, feature_sets
 from pipeline.progress import Display, duration_text
 from stages.ranking import own_rows, unit_length, values_by_class
 from stages.records import Records
-from stages.retrieval.rules import by_class
+from stages.retrieval.query_set import by_class
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity
 from stages.training.embed import stored_embeddings
 from stages.training.process_group import is_first

@@ -204,15 +204,8 @@ def spread(
 ) -> Iterator[tuple[K, R]]:
     """``function`` of each of ``things``, by name, as they finish: by an actor for each processor, or ``cluster.cpus``.
 
-    Args:
-        cluster: the machines, which have this code, and what the function reads, under the same paths.
-        function: a picklable function of a module; what it raises is raised.
-        things: what it is called with, picklable, each with its name.
-        at_most: so many actors.
-
-    Raises:
-        ClusterError: the cluster cannot be joined, or a worker of it has other versions.
-        CrashedError: three actors ended, one after the other, with the same thing.
+    Functions of modules and things can be pickled; the machines have this code, and what is read, under the same paths.
+    What ``function`` raises is raised; CrashedError where three actors, one after the other, ended with the same thing.
     """
     with cluster.joined():
         import ray

@@ -36,8 +36,8 @@ PUBLIC = {
     ],
     "stages.retrieval.protocols": [
         "ByLabelConfig", "Gldv2Config", "IliasConfig", "LeaveOneOutConfig", "ListedConfig", "MetConfig",
-        "Products10kConfig", "ProtocolConfig", "QueryGalleryConfig", "RankedConfig", "RevisitedConfig", "Rules",
-        "SmallDataConfig", "UnedConfig",
+        "Products10kConfig", "ProtocolConfig", "QueryGalleryConfig", "RankedConfig", "RankedProtocol",
+        "RevisitedConfig", "SmallDataConfig", "UnedConfig",
     ],
     "stages.analysis": [
         "Bounds", "Change", "Changes", "Comparisons", "Decisions", "Difference", "GroupScore", "Hubs",

@@ -16,9 +16,8 @@ from pipeline.vectors import Vectors
 from pipeline.views.report.measured import stored_scores
 from stages.analysis.open_set import PairShare
 from stages.retrieval import nearest
-from stages.retrieval.query_values import QueryScores
-from stages.retrieval.run_scores import score
-from stages.retrieval.scores import Score
+from stages.retrieval.evaluate import score
+from stages.retrieval.scores import QueryScores, Score
 
 _WORST, _QUERIES = 8, 5_000
 _SHARES = (0.1, 0.5, 0.9, 0.99)
@@ -109,8 +108,7 @@ def _measured(run: Run, vectors: Vectors) -> tuple[Sequence[ScoreRow | Score], Q
         own += [row._replace(domain="words") for row in mine if row.head == f"{vectors.head} (text)"]
         return own, values.of(vectors.backbone, vectors.head)[0]
     computed = list(score(vectors.store, run.records, run.config.retrieval))
-    first = QueryScores(computed[0].query_keys, computed[0].query_classes, computed[0].per_query)
-    return [one for scores in computed for one in scores], first
+    return [one for scores in computed for one in scores], computed[0]
 
 
 def _worst(by_query: QueryScores) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from cache import ObjectStorage, Storage, digest_file, fingerprint
+from cache import LocalStorage, ObjectStorage, Storage, digest_file, fingerprint
 from cache.errors import DamagedStoreError, MissingRowsError, WeightsError
 from cache.layout import cache_folder, copy_object
 from cache.sealed import read_sealed
@@ -22,7 +22,7 @@ from cache.storage import has, is_url, storage_of
 from pipeline.thresholds import thresholds_of
 from pipeline.views.pages import small_jpeg
 from stages.analysis.open_set import PairShare
-from stages.extraction import Backbone, BackboneConfig, Embedder
+from stages.extraction import Backbone, BackboneConfig, Embedder, PcaBasis
 from stages.extraction.backbones import announced_backbones
 from stages.extraction.backbones.open_clip import OpenClipText, own_text
 from stages.extraction.known import beyond_rounding, sample_of
@@ -110,7 +110,8 @@ class Bundle:
 
     def _loaded(self, entry: Mapping[str, Any], device: str) -> Sequence[Backbone]:
         config = BACKBONE.validate_python(entry["config"])
-        basis, weights = (None if entry[name] is None else self.path / entry[name] for name in ("basis", "weights"))
+        basis = None if entry["basis"] is None else PcaBasis.read(LocalStorage(self.path), entry["basis"])
+        weights = None if entry["weights"] is None else self.path / entry["weights"]
         backbones = announced_backbones(config, entry["outputs"], device=device, basis=basis, weights=weights)
         for backbone in backbones:
             if apart := beyond_rounding(backbone, backbone.sample, sample_of(backbone)):

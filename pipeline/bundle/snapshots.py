@@ -31,7 +31,7 @@ from cache.lock import confirm_driver
 from cache.sealed import json_text, read_sealed
 from cache.storage import Where, has, storage_of
 from pipeline.bundle.layout import MEND, Bundle, check_files, describe_files
-from stages.retrieval import FlatIndexConfig, GalleryIndex
+from stages.retrieval import FlatIndexConfig, GalleryIndex, build_index
 
 SNAPSHOTS, CURRENT = "snapshots", "current.json"
 _FILE, ROWS, VECTORS, INDEX = "snapshot.json", "rows.parquet", "vectors.npy", "index"
@@ -211,7 +211,5 @@ def _index(folder: Path, described: dict[str, Any], rows: pa.Table, vectors: npt
     keys, embeddings = rows["key"].to_pylist(), described["embeddings"]
     if (folder / INDEX).is_dir():
         return GalleryIndex.load(folder / INDEX, embeddings=embeddings, keys=keys, dim=vectors.shape[1])
-    flat = GalleryIndex.build(vectors, keys, embeddings)
-    return GalleryIndex(
-        flat.index, keys, embeddings, flat.config, ids=rows["id"].to_numpy(), next_id=described["next_id"]
-    )
+    ids, next_id = rows["id"].to_numpy(), described["next_id"]
+    return GalleryIndex(build_index(vectors), keys, embeddings, ids=ids, next_id=next_id)

@@ -16,7 +16,7 @@ from pipeline.progress import Display, aligned
 from pipeline.scores import scored_data, values_key
 from pipeline.vectors import find_vectors
 from stages.analysis import Changes, Moved, changes
-from stages.analysis.compared_runs import ScoredRun, data_notes, matching_heads, outdated
+from stages.analysis.comparison import ScoredRun, data_notes, matching_heads, outdated
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import read_query_values, scored_numbers
 

@@ -55,7 +55,7 @@ def gallery_sizes(
             sizes=sizes,
             metrics=metrics,
             further=further_distractors(records, values) if values else None,
-            rules=retrieval.ranked.rules(),
+            protocol=retrieval.ranked,
             seed=config.seed,
         )
         if curve.left_out:

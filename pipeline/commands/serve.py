@@ -44,9 +44,8 @@ def serve(
         if find_spec(package) is None:
             raise MissingExtraError(package, "serve")
     from pipeline.service.app import create_app
-    from pipeline.service.guard import is_loopback
+    from pipeline.service.guard import Metrics, is_loopback
     from pipeline.service.limits import Limits
-    from pipeline.service.metrics import Metrics
     from pipeline.service.server import run, server_of
     from pipeline.service.snapshots import open_snapshots
 

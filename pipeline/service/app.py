@@ -27,9 +27,8 @@ from cache import digest_bytes
 from pipeline.service import gallery as served
 from pipeline.service.batching import Batcher
 from pipeline.service.gallery import Gallery, ServedHead, Upload, Vector, filters_of
-from pipeline.service.guard import COOKIE, Guard, refusal, session_of
+from pipeline.service.guard import COOKIE, Guard, Metrics, refusal, session_of
 from pipeline.service.limits import IMAGE_FIELD, ErrorAnswer, Limits, Refused, read_image
-from pipeline.service.metrics import Metrics
 from pipeline.service.snapshots import Snapshots
 
 _SEARCHES, _PICTURES = 1_024, 512  # that may wait: a search takes about a millisecond

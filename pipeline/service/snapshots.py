@@ -6,7 +6,6 @@ deleted) is refused: the old one serves on, and is tried again later.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from cache.storage import is_url
 from pipeline.bundle import Bundle, current_number, is_bundle, read_snapshot
 from pipeline.bundle.snapshots import CURRENT
 from pipeline.dataset import Run, open_run
-from pipeline.scores import ScoreRow
+from pipeline.scores import stored_rows
 from pipeline.searcher import Searcher
 from pipeline.service.gallery import Gallery, ServedHead
 from pipeline.thresholds import kept_decisions, thresholds_of
@@ -154,8 +153,7 @@ def gallery_of_run(run: Run, *, device: str = "cpu", everything: bool = False) -
 def _scores(run: Run) -> dict[tuple[str, str, str], tuple[str, float]]:
     """The first metric of the run with its value, by backbone, head and the numbers that were scored."""
     try:
-        lines = run.storage.read(f"scores/{run.name}.jsonl").decode().splitlines()
-        rows = [ScoreRow(**json.loads(line)) for line in lines]
+        rows = stored_rows(run)
     except (OSError, ValueError, TypeError):  # not scored, or by another version: then validation orders them
         return {}
     return {(row.backbone, row.head, row.embeddings): (row.metric, row.value) for row in reversed(rows)}  # the first

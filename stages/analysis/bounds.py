@@ -23,9 +23,8 @@ from stages.ranking.metrics import Counts, Metric, Values, best_gain, find_metri
 from stages.ranking.ties import Tied, Ties, averaged
 from stages.records import Records
 from stages.retrieval.attributes import Mixtures, graded_blocks, metric_of
-from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules
-from stages.retrieval.query_set import QuerySet
-from stages.retrieval.run_scores import ScoringConfig
+from stages.retrieval.evaluate import ScoringConfig
+from stages.retrieval.protocols import ByLabelConfig, MetConfig, RankedProtocol
 from stages.retrieval.scores import ALL, MEAN, UnanswerablePolicy, domain_names, rows_by_group
 
 _CERTAIN = 45
@@ -67,13 +66,13 @@ def score_bounds(
     queries: Records,
     gallery: Records,
     metrics: Sequence[str],
-    rules: Rules = ByLabelConfig().rules(),
+    protocol: RankedProtocol = ByLabelConfig(),
     *,
     unanswerable: UnanswerablePolicy = "leave_out",
 ) -> Mapping[tuple[str, str], tuple[float, float]]:
     """Floor and ceiling of each of ``metrics`` by (metric, domain): ``all``, each domain, and their ``mean``.
 
-    They are means over the queries that scores are means of, by ``rules`` and the policy for ``unanswerable`` ones.
+    They are means over the queries that scores are means of, by ``protocol`` and the policy for ``unanswerable`` ones.
     ``queries`` and ``gallery`` are those that were scored: without the images that failed.
 
     >>> from stages.retrieval.example import IMAGES
@@ -81,12 +80,12 @@ def score_bounds(
     >>> round(floor, 2), ceiling
     (0.13, 1.0)
     """
-    leave_out, parts = unanswerable == "leave_out", QuerySet.by_rules(rules, queries, gallery)
+    leave_out, parts = unanswerable == "leave_out", protocol.query_sets(queries, gallery)
     parts = [part.answerable() if leave_out else part for part in parts]
     relevant = np.concatenate([part.num_relevant for part in parts])
     searched = np.concatenate([part.num_searched for part in parts])
-    groups = [group for part in parts for group in rules.groups(part.queries)]
-    names = domain_names(rules.groups(queries))
+    groups = [group for part in parts for group in protocol.groups(part.queries)]
+    names = domain_names(protocol.groups(queries))
     return {
         (metric, domain): ends
         for metric in (metrics if len(relevant) else ())
@@ -220,10 +219,10 @@ def attribute_bounds(
     """
     wanted = [metric_of(name, similar or {}) for name in dict.fromkeys(metrics)]
     bounds = {metric.name: Bounds(*(np.full(len(queries), np.nan) for _ in range(2))) for metric in wanted}
-    for rows, itself, worth_of in graded_blocks(queries, gallery, wanted, similar or {}):
+    for rows, itself, grades in graded_blocks(queries, gallery, wanted, similar or {}):
         (place,) = np.nonzero(itself >= 0)
         for metric in wanted:
-            worth = worth_of(metric)
+            worth = grades[metric.mixture]
             for end, ranking in zip(bounds[metric.name], (np.zeros_like(worth), worth.copy()), strict=True):
                 ranking[place, itself[place]] = -1  # the query itself is last
                 end[rows] = metric.value(worth, Ties.of(ranking))
@@ -251,8 +250,8 @@ def run_bounds(
         return {}
     sides = (records.split(role) for role in ("query", "gallery"))
     queries, gallery = (side.take(side.rows_in(vectors)) for side in sides)
-    policy, rules = config.unanswerable, config.ranked.rules()
-    by_label = score_bounds(queries, gallery, config.by_label, rules, unanswerable=policy)
+    policy = config.unanswerable
+    by_label = score_bounds(queries, gallery, config.by_label, config.ranked, unanswerable=policy)
     if not config.graded:
         return by_label
     return dict(attribute_bounds(queries, gallery, config.graded, config.similar, unanswerable=policy)) | dict(by_label)

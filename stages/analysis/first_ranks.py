@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from cache import Features
 from cache.errors import NothingToScoreError
-from stages.ranking.tables import moved_up, unwanted
+from stages.ranking.relevance import moved_up, unwanted
 from stages.records import Records
 from stages.retrieval import nearest
-from stages.retrieval.protocols import Rules
+from stages.retrieval.protocols import RankedProtocol
 from stages.retrieval.query_set import QuerySet, with_row
 
 DEPTH = 100
@@ -40,13 +40,13 @@ class FirstRanks:
     searches: Sequence[QuerySet]
 
 
-def first_ranks(vectors: Features, queries: Records, gallery: Records, rules: Rules) -> FirstRanks | None:
-    """Search ``gallery`` for every query that has a row, as ``rules`` say; None where none has anything to find."""
+def first_ranks(vectors: Features, queries: Records, gallery: Records, protocol: RankedProtocol) -> FirstRanks | None:
+    """Search ``gallery`` for every query that has a row, as ``protocol`` says; None where none has anything to find."""
     try:
         queries, gallery = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
     except NothingToScoreError:
         return None
-    parts = [part.answerable() for part in QuerySet.by_rules(rules, queries, gallery)]
+    parts = [part.answerable() for part in protocol.query_sets(queries, gallery)]
     parts = [part for part in parts if len(part.queries)]
     if not parts:
         return None
@@ -59,7 +59,7 @@ def first_ranks(vectors: Features, queries: Records, gallery: Records, rules: Ru
     answered = queries.take(np.concatenate([part.query_rows for part in parts]))
     num_relevant = np.concatenate([part.num_relevant for part in parts])
     ranks = np.concatenate(rows), np.concatenate(similarity), np.concatenate(relevant), num_relevant
-    return FirstRanks(answered, gallery, *ranks, rules.groups(answered), parts)
+    return FirstRanks(answered, gallery, *ranks, protocol.groups(answered), parts)
 
 
 def _nearest(vectors: Features, part: QuerySet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

@@ -25,7 +25,6 @@ import pyarrow.compute as pc
 from cache import Features
 from cache.errors import ConfigError, NothingToScoreError, RecordsError, SettingsError
 from stages.analysis.bounds import mean_bounds, metric_bounds
-from stages.analysis.comparison import Scored
 from stages.ranking.intervals import class_numbers, estimate, share_interval
 from stages.ranking.metrics import Metric, Values, find_metric
 from stages.ranking.nearest import Rows
@@ -33,10 +32,10 @@ from stages.ranking.relevance import Mask
 from stages.records import Records
 from stages.records.splits import seeded_order
 from stages.retrieval.evaluate import depths
-from stages.retrieval.protocols import ByLabelConfig, Rules
+from stages.retrieval.protocols import ByLabelConfig, RankedProtocol
 from stages.retrieval.query_set import QuerySet, with_row
 from stages.retrieval.query_values import QueryValues
-from stages.retrieval.scores import ALL, MEAN, Score, domain_names, rows_by_group, summarise
+from stages.retrieval.scores import ALL, MEAN, QueryScores, Score, domain_names, rows_by_group, summarise
 
 SIZES = (0.01, 0.1, 1.0)
 """Shares of the distractors: the whole gallery, a tenth, and a hundredth."""
@@ -77,14 +76,14 @@ def gallery_curve(
     sizes: Sequence[float] = SIZES,
     metrics: Sequence[str] | None = None,
     further: Records | None = None,
-    rules: Rules = ByLabelConfig().rules(),
+    protocol: RankedProtocol = ByLabelConfig(),
     seed: int = 0,
 ) -> SizeCurve:
     """Score ``vectors``, made unit length, as :func:`~stages.retrieval.evaluate` does, in galleries of some ``sizes``.
 
     A size is a share of the rows that can be distractors where it is at most 1, else a number of them; ``seed`` is that
     of the order in which they are sampled. ``further`` rows are searched too and relevant to nobody: those of a class
-    that a query has are left out. By default the metrics are those of the ``rules``, of a protocol with one gallery.
+    that a query has are left out. By default the metrics are those of the ``protocol``, which has one gallery.
 
     Raises as :func:`stages.retrieval.evaluate`, and ValueError for a size that is not above 0, more distractors than
     there are, or a gallery for each domain, RecordsError for a further distractor that is in the gallery too.
@@ -94,21 +93,21 @@ def gallery_curve(
     >>> [(sized.sampled, sized.score.value) for sized in curve.scores]
     [(2, 1.0), (24, 1.0)]
     """
-    wanted = [find_metric(name) for name in dict.fromkeys(rules.metrics if metrics is None else metrics)]
+    wanted = [find_metric(name) for name in dict.fromkeys(protocol.metrics if metrics is None else metrics)]
     if not wanted:
         raise SettingsError("metrics must name at least one, got none")
-    if rules.searched != "merged":
+    if protocol.gallery != "merged":
         raise SettingsError("a gallery-size curve takes one gallery that all search, and the protocol has one a domain")
     everything, left_out = _with_further(queries, gallery, further)
     sides = with_row(vectors, queries, "query"), with_row(vectors, everything, "gallery")
-    part = QuerySet.by_rules(rules, *sides)[0].answerable()
+    part = protocol.query_sets(*sides)[0].answerable()
     if not len(part.queries):
         raise NothingToScoreError("no query has another image of its label in the gallery: there is nothing to score")
     keys = part.gallery.keys  # place (G,): where each row is when all are drawn one after another
     place = np.argsort(sorted(range(len(keys)), key=lambda row: seeded_order(seed, "gallery size", keys[row])))
     counts = _numbers(sizes, len(place))
-    groups = rules.groups(part.queries)
-    members = rows_by_group(groups, domain_names(rules.groups(queries)))
+    groups = protocol.groups(part.queries)
+    members = rows_by_group(groups, domain_names(protocol.groups(queries)))
     per_query, searched = _values(vectors, part, place, list(counts), wanted)
     scores, nothing = [], dict.fromkeys([ALL, *members], 0)
     for at, (count, size) in enumerate(counts.items()):
@@ -227,13 +226,12 @@ class GroupScore(NamedTuple):
     classes: int
 
 
-def by_class_size(scored: Scored, sizes: Mapping[str, int]) -> tuple[GroupScore, ...]:
+def by_class_size(scored: QueryScores, sizes: Mapping[str, int]) -> tuple[GroupScore, ...]:
     """The mean of each metric over the queries whose class has a size in one of the bins, small classes first.
 
     ``sizes`` are by the query's key: see :func:`gallery_sizes`, :func:`training_sizes`. Raises ValueError
     where one is missing.
 
-    >>> from stages.retrieval.query_values import QueryScores
     >>> scored = QueryScores(("a", "b", "c"), ("cup", "cup", "mug"), {"hit@1": np.array([1.0, 0.0, 1.0])})
     >>> [(group.group, group.value) for group in by_class_size(scored, {"a": 7, "b": 7, "c": 1})]
     [('1', 1.0), ('5-9', 0.5)]

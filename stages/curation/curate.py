@@ -63,16 +63,8 @@ def curate(records: Records, config: CurateConfig, features: FeatureStore | None
     Near-duplicates across classes stay: two products may look the same.
 
     Which are kept does not depend on the order of the rows, and which class is drawn hardly on the other classes.
-
-    Args:
-        records: all records of the dataset.
-        config: what to keep.
-        features: what near-duplicates are compared by, needed with ``near_duplicate``. Without them an image that can
-            be read but not decoded is not noticed.
-
-    Raises:
-        RecordsError: nobody trains, nothing is kept, or the configuration names a domain that no training image has.
-        MissingRowsError: an image has no row in ``features``.
+    ``features`` are what near-duplicates are compared by; without them an image that can be read and not decoded is not
+    noticed. RecordsError where nothing is kept; MissingRowsError where an image has no row in ``features``.
 
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -73,11 +74,8 @@ class _File(NamedTuple):
 
 
 def _described(shard: Shard, image: str) -> _File:
-    try:
-        with open_file(shard.path) as content, pq.ParquetFile(content) as file:
-            schema, metadata = file.schema_arrow, file.metadata
-    except (pa.ArrowException, OSError) as error:
-        raise RecordsError(f"{shard.path} cannot be read as Parquet (is it cut off?): {error}") from error
+    with _opened(shard) as file:
+        schema, metadata = file.schema_arrow, file.metadata
     refuse_absent(shard.path, [image], schema.names)
     column, path = image, None
     kind = schema.field(image).type
@@ -168,8 +166,14 @@ def _keys(files: Sequence[_File]) -> pa.ChunkedArray:
 
 
 def _read(file: _File, columns: list[str]) -> pa.Table:
+    with _opened(file.shard) as opened:
+        return opened.read(columns=columns)
+
+
+@contextmanager
+def _opened(shard: Shard) -> Iterator[pq.ParquetFile]:
     try:
-        with open_file(file.shard.path) as content, pq.ParquetFile(content) as opened:
-            return opened.read(columns=columns)
+        with open_file(shard.path) as content, pq.ParquetFile(content) as file:
+            yield file
     except (pa.ArrowException, OSError) as error:
-        raise RecordsError(f"{file.shard.path} cannot be read as Parquet: {error}") from error
+        raise RecordsError(f"{shard.path} cannot be read as Parquet (is it cut off?): {error}") from error

@@ -1,7 +1,6 @@
 """Nearest neighbours, metrics, ties, unit length and class folds: the arithmetic of ranking. Loads without torch."""
 
-from stages.ranking.by_class import leave_one_out, mean_average_precision, values_by_class
-from stages.ranking.class_folds import class_folds
+from stages.ranking.by_class import class_folds, leave_one_out, mean_average_precision, values_by_class
 from stages.ranking.metrics import Metric, at_every_k, find_metric, metric_names
 from stages.ranking.nearest import search
 from stages.ranking.normalize import unit_length

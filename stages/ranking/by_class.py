@@ -1,16 +1,20 @@
-"""The value of a metric for each query where the relevant rows are those of the query's class."""
+"""Where relevance is by class: the value of a metric for each query, and folds that no class is in twice."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import SettingsError
+from cache.errors import ConfigError, SettingsError
 from stages.ranking.metrics import Values, average_precision, find_metric
 from stages.ranking.nearest import ranks_by_similarity
 from stages.ranking.normalize import unit_length
-from stages.ranking.relevance import ByClass, Judgement, Rows
-from stages.ranking.tables import relevance_tables
+from stages.ranking.relevance import ByClass, Judgement, Rows, relevance_tables
+from stages.records.splits import label_domains, seeded_order
+
+_LEAST = 2  # classes in a fold: with one there is nothing to take for another
 
 
 def values_by_class(
@@ -81,3 +85,34 @@ def leave_one_out(vectors: npt.NDArray[np.generic], labels: Rows, metric: str) -
     if len(labels) != len(vectors) or (len(labels) and labels.min() < 0):
         raise SettingsError(f"labels are numbers from 0, one a row; got {len(labels)} for {len(vectors)} vectors")
     return values_by_class(metric, vectors, vectors, labels, labels, np.arange(len(labels)))
+
+
+def class_folds(
+    labels: Sequence[str], domains: Sequence[str | None], folds: int, seed: int
+) -> list[npt.NDArray[np.bool_]]:
+    """For each of ``folds``, True at the rows (N,) that it holds out: all rows of its classes, in all domains.
+
+    Classes are dealt out in an order drawn from ``seed`` and their names, domain by domain (the first where a class has
+    two rows), so that every fold has its share of each. A class that has two rows in no domain cannot be searched for:
+    it is in no fold, and always trained on.
+
+    Raises ConfigError when a fold would have fewer than two classes.
+
+    >>> one, other = class_folds(list("aabbccdd"), [None] * 8, folds=2, seed=0)
+    >>> int(one.sum()), int(other.sum()), bool((one & other).any())
+    (4, 4, False)
+    """
+    domain_of = label_domains(labels, domains)
+    if len(domain_of) < _LEAST * folds:
+        raise ConfigError(
+            f"sweep.folds = {folds} needs at least {_LEAST * folds} training classes of two images or more, "
+            f"{_LEAST} a fold; there are {len(domain_of)}. Lower folds, or train on more classes."
+        )
+
+    def order(label: str) -> tuple[str, bytes]:
+        domain = domain_of[label]
+        return domain, seeded_order(seed, "fold", f"{domain}\0{label}" if domain else label)
+
+    fold_of = {label: place % folds for place, label in enumerate(sorted(domain_of, key=order))}
+    fold = np.array([fold_of.get(label, -1) for label in labels])
+    return [fold == at for at in range(folds)]

@@ -216,11 +216,8 @@ def read_records(
     Several are joined as :mod:`stages.records.reading` says, each with the splits and roles that it has alone; only
     splits that are made for datasets with ``classes_across_domains`` are made together. With a path, ``label`` names
     the label columns. ``seed`` makes the splits where a dataset has none. ``digests`` remembers the digests of
-    unchanged files; by default every file is read. ``on_progress`` is called with the number of files that have their
-    digest.
-
-    Raises RecordsError, which names the row, and the dataset where that has a name; ValueError where one of several
-    datasets has no name, or that of another.
+    unchanged files; by default every file is read. ``on_progress`` is called with how many have their digest. Raises
+    RecordsError, which names the row; ValueError where one of several datasets has no name of its own.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ from stages.retrieval.attributes import AttributeMetric, attribute_metric_names,
 from stages.retrieval.evaluate import evaluate
 from stages.retrieval.evaluate_ranking import evaluate_index, evaluate_ranking, evaluate_reranked
 from stages.retrieval.gallery import choose_gallery_index, index_gallery, nearest
-from stages.retrieval.indexes.auto import AutoIndexConfig, Choice, IndexConfig, Tried, choose_index
+from stages.retrieval.indexes.auto import AutoIndexConfig, Choice, Evidence, IndexConfig, Tried, choose_index
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.indexes.kinds import (
     BinaryIndexConfig,
@@ -18,7 +18,6 @@ from stages.retrieval.indexes.kinds import (
     ScalarIndexConfig,
     build_index,
 )
-from stages.retrieval.indexes.measure import Evidence
 from stages.retrieval.indexes.milvus import MilvusIndex, MilvusIndexConfig
 from stages.retrieval.protocols import (
     ByLabelConfig,

@@ -12,11 +12,11 @@ A metric's name may end in ``:`` and the name of a mixture; without, every attri
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from cache import Features
 from cache.errors import NothingToScoreError, RecordsError, SettingsError
@@ -24,21 +24,22 @@ from stages.ranking.metrics import Values
 from stages.ranking.nearest import compare_all, query_blocks
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Rows, own_rows
-from stages.ranking.ties import Ties, graded_average_precision, graded_ndcg
+from stages.ranking.ties import Ties, averaged_precision, graded_average_precision, graded_ndcg
 from stages.records import Records
 from stages.retrieval.attribute_similarity import AttributeGrades, Grades, attribute_names
-from stages.retrieval.legacy import K, legacy_map
 from stages.retrieval.query_set import Sides, with_row
 from stages.retrieval.scores import Scores, UnanswerablePolicy, gather, to_score
 
 Mixtures: TypeAlias = Mapping[str, Mapping[str, float]]
 """Definitions of similar, by name: a weight for each attribute that counts."""
 
+K = 10
 LEGACY = f"legacy_map@{K}"
+_LARGEST = 20_000  # N x N numbers are in memory
 CEILING, FLOOR = ".ceiling", ".floor"
 """What the names of a metric's bounds end in: the score of a perfect ranking, and of one by chance."""
 
-_ARRAYS = 8  # of the size (block, G), held at once
+_ARRAYS = 7  # of the size (block, G), held at once beside the grades of each mixture
 _GRADED = re.compile(r"graded_map|graded_ndcg(_exp)?(@[1-9][0-9]*)?")
 
 
@@ -111,10 +112,10 @@ def evaluate_attributes(
     searching, searched = sides.searching, sides.searched
     gallery_rows, asking = (unit_length(vectors.read(side.digests)) for side in (searched, searching))
     per_query = {metric.name: np.full(len(searching), np.nan) for metric in wanted}
-    for rows, itself, worth_of in graded_blocks(searching, searched, wanted, similar):
+    for rows, itself, worth in graded_blocks(searching, searched, wanted, similar):
         ties = Ties.of(compare_all(gallery_rows, asking[rows], itself))
         for metric in wanted:
-            per_query[metric.name][rows] = metric.value(worth_of(metric), ties)
+            per_query[metric.name][rows] = metric.value(worth[metric.mixture], ties)
     answerable = ~np.any([np.isnan(values) for values in per_query.values()], axis=0)
     if not answerable.any():
         raise NothingToScoreError(
@@ -129,7 +130,19 @@ def evaluate_attributes(
 def evaluate_legacy(
     vectors: Features, records: Records, *, metrics: Sequence[str] = (LEGACY,), similar: Mixtures | None = None
 ) -> Scores:
-    """Score ``vectors`` of ``records``, searched in themselves, as :mod:`stages.retrieval.legacy` says.
+    """Score ``vectors`` of ``records``, searched in themselves, by ``legacy_map@10``.
+
+    "Boosting image retrieval with accurately labelled small data", as its code has it. How similar the labels of j are
+    to those of i: 0 unless all attributes are equal, else the share of j's words that i has too. The ten most similar
+    by the labels are the truth, the ten most similar by the embeddings are judged: AP@10 of 10. As in the paper's code
+
+    * both lists are the end of ``numpy.argsort``, backwards, whose first entry is dropped as if it were the query.
+      Where others tie with it (the same words, the same photograph) the query can stay in, and another goes.
+    * most queries have fewer than ten records with anything in common, so the truth is filled with records of
+      similarity 0: even a perfect ranking scores far below 1. That is what the ceiling says.
+
+    In the paper's sort the order of ties depends on the processor. Here it is stable: of equals the last comes first.
+    A missing value is a value like any other here, and text is compared in lower case.
 
     Each of ``metrics`` comes with two scores more: its name with ``.ceiling`` and with ``.floor``. Every record whose
     image did not fail is a query. The other arguments, and what is raised, as for :func:`evaluate_attributes`.
@@ -172,22 +185,99 @@ def metric_of(name: str, similar: Mixtures) -> AttributeMetric:
 
 def graded_blocks(
     searching: Records, searched: Records, wanted: Sequence[AttributeMetric], similar: Mixtures
-) -> Iterator[tuple[Rows, Rows, Callable[[AttributeMetric], Grades]]]:
+) -> Iterator[tuple[Rows, Rows, dict[str | None, Grades]]]:
     """The queries with any of the attributes, block by block: rows (n,), the gallery row of each or -1, and grades.
 
-    These are (n, G) for a metric of ``wanted``; the query itself is worth nothing.
+    These are (n, G), by the mixtures of the metrics ``wanted``; the query itself is worth nothing.
     """
     names = attributes_of(searching)
     alike = {metric.mixture: AttributeGrades(searching, searched, metric.weights(similar, names)) for metric in wanted}
     answerable = np.flatnonzero(np.all([grading.answerable for grading in alike.values()], axis=0))
     itself = own_rows(searching.keys, searched.keys)
-    for block in query_blocks(len(answerable), _ARRAYS * len(searched)):
+    for block in query_blocks(len(answerable), (_ARRAYS + len(alike)) * len(searched)):
         rows = answerable[block]
-        yield rows, itself[rows], partial(_worth, alike, rows, itself[rows])
+        worth = {mixture: grading.grades(rows) for mixture, grading in alike.items()}
+        (place,) = np.nonzero(itself[rows] >= 0)
+        for grades in worth.values():
+            grades[place, itself[rows][place]] = 0
+        yield rows, itself[rows], worth
 
 
-def _worth(alike: Mapping[str | None, AttributeGrades], rows: Rows, itself: Rows, metric: AttributeMetric) -> Grades:
-    grades = alike[metric.mixture].grades(rows)
-    (place,) = np.nonzero(itself >= 0)
-    grades[place, itself[place]] = 0
-    return grades
+class Legacy(NamedTuple):
+    """``legacy_map@10`` of each query (N,) beside what bounds it, the means over all orders of what ties.
+
+    ``ceiling`` is that of a ranking by the labels' own similarity, and ``floor`` that of any ranking by chance.
+    """
+
+    value: Values
+    ceiling: Values
+    floor: Values
+
+
+def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: Sequence[str]) -> Legacy:
+    """The measure for ``vectors`` (N, E) of ``records``, in their order; RecordsError where it cannot be had."""
+    if not K < len(vectors) <= _LARGEST:
+        raise RecordsError(
+            f"legacy_map@{K} compares a set with itself, every record with every other: it takes {K + 1} to "
+            f"{_LARGEST:,} records, got {len(vectors):,}"
+        )
+    texts = records.table["tags"].to_pylist()
+    if not any(texts):
+        raise RecordsError(f"legacy_map@{K} compares tags, and no record has any: name their column, dataset.tags")
+    labels = label_similarity(texts, [records.attribute(name) for name in attributes])
+    unit, truth = unit_length(vectors), first(labels)
+    pictures = compare_all(unit, unit, np.full(len(unit), -1))
+    relevant = np.zeros(labels.shape, np.bool_)
+    np.put_along_axis(relevant, truth, values=True, axis=1)
+    ceiling, floor = (_expected(Ties.of(ranking), relevant) for ranking in (labels.T, np.zeros_like(labels)))
+    return Legacy(average_precision(truth, first(pictures)), ceiling, floor)
+
+
+def label_similarity(texts: Sequence[str | None], attributes: Sequence[Sequence[str | None]]) -> Values:
+    """How similar (N, N) the labels of row j are to those of column i."""
+    words = [(text or "").lower().strip().replace(" & ", "-").split(" ") for text in texts]
+    numbers = {word: at for at, word in enumerate(sorted({word for text in words for word in text}))}
+    counts = np.zeros((len(words), len(numbers)))
+    for row, text in enumerate(words):
+        np.add.at(counts[row], [numbers[word] for word in text], 1)
+    shared = counts @ (counts > 0).T
+    values = [tuple((value or "").lower() for value in values) for values in zip(*attributes, strict=True)]
+    known = {value: at for at, value in enumerate(dict.fromkeys(values))}
+    codes = np.array([known[value] for value in values] if values else [0] * len(words))
+    similarity: Values = (codes[:, None] == codes) * shared / counts.sum(1, keepdims=True)
+    return similarity
+
+
+def first(similarity: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """The list of each column (N, 10): the end of its stable argsort, backwards, without the first."""
+    lists = []
+    for column in similarity.T:
+        rows = np.flatnonzero(column >= np.partition(column, -K - 1)[-K - 1])  # a sort of these few is enough
+        lists.append(rows[np.argsort(column[rows], kind="stable")[::-1][1 : K + 1]])
+    return np.stack(lists)
+
+
+def average_precision(truth: npt.NDArray[np.int64], ranked: npt.NDArray[np.int64]) -> Values:
+    """AP@10 of 10 of each query (N,)."""
+    hits = (ranked[:, :, None] == truth[:, None, :]).any(2)
+    precision = np.cumsum(hits, axis=1) / np.arange(1, K + 1)
+    total: Values = np.cumsum(precision * hits, axis=1)[:, -1] / K  # added up one after another, as the paper does
+    return total
+
+
+def _expected(ties: Ties, relevant: npt.NDArray[np.bool_]) -> Values:
+    """AP@10 of 10 (N,), the first row of each ranking dropped, over the orders of what ties.
+
+    To drop the first of a group is to sample the others, so rank n becomes n - 1, with one fewer before it in its
+    own group if that is the first.
+    """
+    ranked = np.take_along_axis(relevant, ties.order, axis=1)
+    _, group = ties.sums(ranked)
+    head = group[:, :1] / ties.size[:, :1]  # how likely the dropped row is a relevant one
+    full = averaged_precision(ranked, ties) * np.arange(1, ranked.shape[1] + 1)  # relevant x found up to here
+    # Of what was found up to a rank, the dropped row: in its own group with the pairs' chance, else with the head's.
+    own = ties.first == 0
+    together = group / ties.size * np.where(own, (group - 1) / np.maximum(ties.size - 1, 1), head)
+    left = (full - together)[:, 1 : K + 1] / np.arange(1, K + 1)
+    expected: Values = left.sum(1) / K
+    return expected

@@ -13,8 +13,7 @@ from cache.errors import NothingToScoreError, SettingsError
 from stages.ranking.metrics import Metric, Values
 from stages.ranking.nearest import query_blocks
 from stages.ranking.normalize import unit_length
-from stages.ranking.relevance import Mask, Rows
-from stages.ranking.tables import Table, moved_up, table_of_rows, unwanted, without
+from stages.ranking.relevance import Mask, Rows, Table, moved_up, table_of_rows, unwanted, without
 from stages.ranking.ties import AVERAGED, tied_order
 from stages.records import Records
 from stages.retrieval.evaluate import TiePolicy, depths, score_rankings
@@ -98,7 +97,7 @@ def evaluate_ranking(
             yield Table(block, tied.relevant, tied)
 
     sides = Sides(queries, gallery, queries, gallery)
-    return score_rankings(tables, sides, metrics, protocol.rules(), ties, unanswerable)
+    return score_rankings(tables, sides, metrics, protocol, ties, unanswerable)
 
 
 def _checked_rows(rows: npt.NDArray[np.integer], queries: Records, gallery: Records) -> Rows:
@@ -230,7 +229,7 @@ def evaluate_index(
             ids, _ = index.search(unit[block], width, itself[block])
             yield table_of_rows(part.judged, block, place[ids], depth)
 
-    return score_rankings(tables, sides, metrics, protocol.rules(), "row", unanswerable)
+    return score_rankings(tables, sides, metrics, protocol, "row", unanswerable)
 
 
 def evaluate_reranked(
@@ -266,7 +265,7 @@ def evaluate_reranked(
             yield table_of_rows(part.judged, block, rows[block], depth)
 
     sides = Sides.in_store(vectors, queries, gallery)
-    return score_rankings(tables, sides, metrics, protocol.rules(), "row", unanswerable)
+    return score_rankings(tables, sides, metrics, protocol, "row", unanswerable)
 
 
 def _depth_of(metrics: Sequence[Metric], part: QuerySet) -> int:

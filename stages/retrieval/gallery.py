@@ -20,14 +20,13 @@ from stages.ranking.normalize import Vectors, check_unit, unit_length
 from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval.gallery_rows import GalleryRows
-from stages.retrieval.indexes.auto import FEWEST_QUERIES, AutoIndexConfig, Choice, IndexConfig, choose_index
+from stages.retrieval.indexes.auto import FEWEST_QUERIES, AutoIndexConfig, Choice, Evidence, IndexConfig, choose_index
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.indexes.kinds import BuiltConfig, FlatIndexConfig, IvfPqIndexConfig
-from stages.retrieval.indexes.measure import Evidence
 from stages.retrieval.indexes.milvus import MilvusIndex, MilvusIndexConfig
 from stages.retrieval.indexes.on_disk import build_on_disk, check_folder
-from stages.retrieval.query_set import rows_of, with_row
-from stages.retrieval.rules import Judge, same_class
+from stages.retrieval.query_set import Judge, rows_of, same_class, with_row
+from stages.retrieval.query_values import records_fingerprint
 
 Index: TypeAlias = GalleryIndex | MilvusIndex
 
@@ -124,9 +123,10 @@ def choose_gallery_index(
     """
     searched = with_row(vectors, gallery, "gallery")
     keys, embeddings = tuple(searched.keys), _fingerprint(vectors, searched)
+    judged = evidence_fingerprint(gallery, queries)
     if folder is not None:
         with suppress(StaleStoreError, DamagedStoreError):
-            if (stored := Choice.load(folder, config, embeddings=embeddings, keys=keys)) is not None:
+            if (stored := Choice.load(folder, config, judged, embeddings=embeddings, keys=keys)) is not None:
                 return stored
     rows = unit_length(vectors.read(searched.digests))
     evidence = Evidence(rows, judge(searched, searched), np.arange(len(searched)))
@@ -137,8 +137,15 @@ def choose_gallery_index(
             evidence = given
     choice = choose_index(rows, keys, embeddings, config, evidence=evidence)
     if folder is not None:
-        choice.save(folder, config)
+        choice.save(folder, config, judged)
     return choice
+
+
+def evidence_fingerprint(gallery: Records, queries: Records | None) -> str:
+    """The fingerprint of what an index is chosen by: the images with their labels, domains, attributes and tags."""
+    sides = [side for side in (gallery, queries) if side is not None]
+    columns = [name for name in gallery.table.column_names if name.startswith("attributes.") or name == "tags"]
+    return fingerprint([records_fingerprint(side, columns) for side in sides])
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,153 @@
-"""Queries beside the gallery rows that all of them search, with what counts for each: what is scored and studied."""
+"""Queries beside the gallery rows that all of them search, with what counts for each: what is scored and studied.
+
+Who is relevant to whom the records say: by label and domain, by any of several labels, or by lists of keys.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 
 from cache import Features
-from cache.errors import NothingToScoreError
+from cache.errors import NothingToScoreError, RecordsError
 from stages.ranking.nearest import Similarity, compare_all, query_blocks
 from stages.ranking.normalize import unit_length
-from stages.ranking.relevance import Judgement, Mask, Relevance, Rows, own_rows
-from stages.ranking.tables import ELSEWHERE
+from stages.ranking.relevance import ELSEWHERE, ByClass, ByGroups, Judgement, Mask, Relevance, Rows, own_rows
 from stages.records import Records
-from stages.retrieval.rules import Rules, same_class
+from stages.retrieval.attribute_similarity import attribute_names, lists_nothing, several
+
+Names = tuple[str, ...]
+Judge: TypeAlias = Callable[[Records, Records], Judgement]
+"""What counts, given the queries and the gallery rows that have a vector."""
+
+
+def same_class(queries: Records, gallery: Records) -> Judgement:
+    """Relevant are the gallery rows of the same label and, where records have domains, of the same domain."""
+    return Judgement(by_class(queries, gallery))
+
+
+def has_attribute(name: str, queries: Records, gallery: Records) -> None:
+    """Queries and gallery must have the attribute by which labels are compared."""
+    for role, records in (("queries", queries), ("gallery", gallery)):
+        if column_of(name) not in records.table.column_names:
+            known = ", ".join(attribute_names(records)) or "none"
+            raise RecordsError(
+                f"the {role} have no attribute {name!r} to compare labels by; there are {known}: "
+                "dataset.attributes = [...] lists the columns"
+            )
+
+
+def check_lists(relevant: Names, junk: Names, queries: Records, gallery: Records) -> None:
+    """Raise RecordsError where the lists are not there, or not of this gallery."""
+    lists = [json_lists(queries, name) for name in relevant]
+    if not any(values for column in lists for values in column):
+        raise RecordsError(
+            f"none of the {len(queries):,} queries lists anything in attributes.{' or attributes.'.join(relevant)}, a "
+            "JSON list of keys of the gallery, by which this protocol judges. By labels judges protocol = "
+            '{ kind = "by_label" }.'
+        )
+    known = set(gallery.keys)
+    ignored = [json_lists(queries, name) for name in junk]
+    for at, key in enumerate(queries.keys):
+        names = [name for column in lists for name in column[at]]
+        if unknown := [name for name in names if name not in known]:
+            raise RecordsError(
+                f"query {key!r} lists {unknown[0]!r} as relevant, which is no key of the gallery ({len(known):,} "
+                "images). Score against all of the benchmark's gallery, as the one dataset of a run: where several are "
+                "joined, keys are others."
+            )
+        if both := {*names}.intersection(name for column in ignored for name in column[at]):
+            raise RecordsError(f"query {key!r} lists {min(both)!r} both as relevant and as junk")
+
+
+def by_class(queries: Records, gallery: Records) -> ByClass:
+    """Relevant are the rows of the same label and, where records have domains, of the same domain."""
+    labels, domains = (_numbers(queries, gallery, column) for column in ("label", "domain"))
+    names = labels * (domains.max(initial=-1) + 2) + domains  # a pair has a number of its own
+    classes = np.where(labels < 0, -1, np.unique(names, return_inverse=True)[1])
+    return ByClass(classes[: len(queries)], classes[len(queries) :])
+
+
+def _numbers(queries: Records, gallery: Records, column: str) -> Rows:
+    """A whole number for each text of a column, of the queries and then of the gallery (Q + G,); -1 for none."""
+    chunks = [chunk.cast(pa.string()) for side in (queries, gallery) for chunk in side.table[column].chunks]
+    numbered = pa.chunked_array(chunks, pa.string()).combine_chunks().dictionary_encode().indices
+    codes: Rows = numbered.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes
+
+
+def sharing(names: str, queries: Records, gallery: Records) -> Judgement:
+    """Relevant are the rows with at least one label in common, of the same domain where records have domains.
+
+    The labels of a record are those that the attribute ``names`` lists (``tags``: its tags), as a JSON list or with
+    ``|`` between them; where it lists none, the label alone.
+    """
+    searching, searched = _labels(queries, names), _labels(gallery, names)
+    if all(len(labels) <= 1 for labels in (*searching, *searched)):
+        numbers: dict[str, int] = {}
+        sides = (
+            [numbers.setdefault(labels[0], len(numbers)) if labels else -1 for labels in side]
+            for side in (searching, searched)
+        )
+        return Judgement(ByClass(*(np.array(codes, np.int64) for codes in sides)))
+    return Judgement(ByGroups.of(searching, searched))
+
+
+def by_keys(queries: Records, keys: Sequence[str], attributes: Sequence[str]) -> ByGroups:
+    """Relevant are the rows whose ``keys`` (G,) the ``attributes`` of a query list as JSON.
+
+    A listed key that the gallery has not is nobody's: its image failed, or it is junk that is not there.
+    """
+    position = {key: row for row, key in enumerate(keys)}
+    listed = [json_lists(queries, name) for name in attributes]
+    together = zip(*listed, strict=True)
+    return ByGroups.listed([[position[n] for rows in lists for n in rows if n in position] for lists in together])
+
+
+def json_lists(records: Records, attribute: str) -> list[list[str]]:
+    """The lists that an attribute holds as JSON, (N,), empty where a record has none or the attribute is not there."""
+    column = f"attributes.{attribute}"
+    if column not in records.table.column_names:
+        return [[] for _ in range(len(records))]
+    texts = zip(records.keys, records.table[column].to_pylist(), strict=True)
+    return [[] if lists_nothing(text) else json_list(text, column, key) for key, text in texts]
+
+
+def json_list(text: str, column: str, key: str) -> list[str]:
+    """The texts that ``text`` lists as JSON. Raises RecordsError where it is no such list."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+        raise RecordsError(f"{column} of {key!r} must be a JSON list of text, got {text!r:.100}")
+    return value
+
+
+def column_of(names: str) -> str:
+    """The column of the records that an attribute, or ``tags``, is in."""
+    return names if names == "tags" else f"attributes.{names}"
+
+
+def _labels(records: Records, names: str) -> list[list[str]]:
+    """The labels of each record, (N,), within its domain."""
+    column = column_of(names)
+    there = column in records.table.column_names
+    texts = records.table[column].to_pylist() if there else [None] * len(records)
+    all_labels = []
+    for key, text, label, domain in zip(records.keys, texts, records.labels, records.domains, strict=True):
+        if not lists_nothing(text):
+            own = json_list(text, column, key) if text.startswith("[") else several(text)
+        else:
+            own = [] if label is None else [label]
+        all_labels.append([name if domain is None else f"{domain}\0{name}" for name in dict.fromkeys(own)])
+    return all_labels
 
 
 def rows_of(vectors: Features, records: Records, role: str) -> Rows:
@@ -65,9 +196,7 @@ class QuerySet:
     gallery_rows: Rows
 
     @classmethod
-    def of(
-        cls, queries: Records, gallery: Records, judge: Callable[[Records, Records], Judgement] = same_class
-    ) -> QuerySet:
+    def of(cls, queries: Records, gallery: Records, judge: Judge = same_class) -> QuerySet:
         """By label, within the domain, or as ``judge`` says. Raises RecordsError for a gallery key that is there twice.
 
         >>> from stages.retrieval.example import IMAGES
@@ -76,19 +205,6 @@ class QuerySet:
         """
         itself, everything = own_rows(queries.keys, gallery.keys), (np.arange(len(queries)), np.arange(len(gallery)))
         return cls(queries, gallery, judge(queries, gallery), itself, *everything)
-
-    @classmethod
-    def by_rules(cls, rules: Rules, queries: Records, gallery: Records) -> list[QuerySet]:
-        """By the rules of a protocol: one for a merged gallery, or one for each domain that is searched by itself."""
-        if rules.searched == "merged":
-            return [cls.of(queries, gallery, rules.judge)]
-        domains = [np.array(records.domains, dtype=object) for records in (queries, gallery)]
-        sets = []
-        for domain in dict.fromkeys(queries.domains):
-            own, searched = (np.flatnonzero(of_side == domain) for of_side in domains)
-            part = cls.of(queries.take(own), gallery.take(searched), rules.judge)
-            sets.append(replace(part, query_rows=own, gallery_rows=searched))
-        return sets
 
     @classmethod
     def in_store(cls, vectors: Features, queries: Records, gallery: Records) -> QuerySet:

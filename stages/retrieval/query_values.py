@@ -8,6 +8,7 @@ changed since is refused.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,10 +22,9 @@ from cache.errors import DamagedStoreError, MissingRowsError
 from cache.features import numbers_fingerprint
 from cache.fingerprint import JSON
 from cache.sealed import parquet_bytes, read_parquet
-from stages.ranking.metrics import Values
 from stages.records import Records
 from stages.records.splits import DISTRACTORS, ROLES
-from stages.retrieval.scores import VERSION, Scores
+from stages.retrieval.scores import VERSION, QueryScores, Scores
 
 _NAMED = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -44,15 +44,6 @@ class Scored(NamedTuple):
     head: str
     embeddings: str
     scores: Scores
-
-
-@dataclass(frozen=True)
-class QueryScores:
-    """The values (Q,) of some metrics for some queries: what :func:`~stages.analysis.paired_difference` compares."""
-
-    query_keys: tuple[str, ...]
-    query_classes: tuple[str | None, ...]
-    per_query: Mapping[str, Values]
 
 
 @dataclass(frozen=True)
@@ -101,22 +92,25 @@ def data_of(
 ) -> dict[str, str]:
     """What scores follow from besides the embeddings, each as text.
 
-    Fingerprints of both sides, of the ground truth in ``columns``, and of the records that something was ``tuned_on``;
+    Fingerprints of both sides, of the order of byte-identical gallery images, which tie, of the ground truth in
+    ``columns``, and of the records that something was ``tuned_on``;
     how they were searched (the settings that differ from their defaults); and the version of the code that scored:
     scores of another version are not read, but computed anew.
     """
     data = {
-        "queries": _fingerprint(queries),
-        "gallery": _fingerprint(gallery),
+        "queries": records_fingerprint(queries),
+        "gallery": records_fingerprint(gallery),
         "retrieval": json.dumps(settings, sort_keys=True),
         "scoring": f"{VERSION}, intervals {_INTERVALS}",
     }
+    if order := _order_of_copies(gallery):
+        data["order of copies"] = order
     if columns:
         data[TRUTH] = (
-            f"{', '.join(columns)}: {fingerprint([_fingerprint(side, columns) for side in (queries, gallery)])}"
+            f"{', '.join(columns)}: {fingerprint([records_fingerprint(side, columns) for side in (queries, gallery)])}"
         )
     if tuned_on:
-        data["tuned on"] = fingerprint([_fingerprint(part) for part in tuned_on])
+        data["tuned on"] = fingerprint([records_fingerprint(part) for part in tuned_on])
     return data
 
 
@@ -159,9 +153,16 @@ def read_query_values(storage: Storage, key: str) -> QueryValues:
     return QueryValues(table.cast(SCHEMA), data)
 
 
-def _fingerprint(records: Records, columns: Sequence[str] = ()) -> str:
+def records_fingerprint(records: Records, columns: Sequence[str] = ()) -> str:
     """Of the key, the image, label, domain and ``columns`` of each record, whatever their order."""
     known = [name for name in columns if name in records.table.column_names]
     cells = (records.table[name].to_pylist() for name in ("label", "domain", *known))
     rows = zip(records.keys, (digest.hex() for digest in records.digests), *cells, strict=True)
     return fingerprint(json.dumps([known, sorted(map(json.dumps, rows))]))
+
+
+def _order_of_copies(gallery: Records) -> str:
+    """The keys of images of equal bytes, in their order, which decides where similarities tie; empty without copies."""
+    sizes = Counter(gallery.digests)
+    keys = [key for key, digest in zip(gallery.keys, gallery.digests, strict=True) if digest and sizes[digest] > 1]
+    return fingerprint([*keys]) if keys else ""

@@ -28,8 +28,7 @@ from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Mask, Rows, own_rows
 from stages.records import Records
 from stages.retrieval.protocols import MetConfig
-from stages.retrieval.query_set import Sides, with_row
-from stages.retrieval.rules import by_class
+from stages.retrieval.query_set import Sides, by_class, with_row
 from stages.retrieval.scores import Scores, gather
 
 RECOGNITION = ("gap", "gap-", "acc")

@@ -7,7 +7,6 @@ cannot do for nothing: their scores are not comparable with plain ones without s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -73,24 +72,14 @@ class DatabaseAugmentationConfig(_MeanConfig):
         augmented = _with_neighbours(gallery, gallery, near[:, : self.n], self.alpha)
         ranked = np.full((len(queries), k), -1, np.int64)
         ranked[itself < 0] = nearest_rows(augmented, queries[itself < 0], k, itself[itself < 0])
-        helped = _helped(near[:, : self.n])
-        inside = np.flatnonzero(itself >= 0)
-        more = np.array([-(-len(helped[row]) // 16) * 16 for row in itself[inside]], np.int64)
-        for most in np.unique(more).tolist():  # queries that help about as many rows are searched for together
-            some = inside[more == most]
-            for block in query_blocks(len(some), (k + most) * gallery.shape[1]):
-                own = some[block]
-                nearest = nearest_rows(augmented, queries[own], min(k + most, len(gallery)), itself[own])
-                for query, rows in zip(own.tolist(), nearest, strict=True):
-                    vector, moved = queries[query], helped[itself[query]]
-                    unmoved = rows[(rows >= 0) & ~np.isin(rows, moved)]
-                    # The next nearest takes the place of the query.
-                    others = np.where(near[moved] == itself[query], -1, near[moved])
-                    again = _with_neighbours(gallery[moved], gallery, others, self.alpha)
-                    every, vectors = np.concatenate([unmoved, moved]), np.concatenate([augmented[unmoved], again])
-                    similarity = (vectors.astype(np.float64) @ vector.astype(np.float64)).astype(np.float32)
-                    first = every[np.lexsort((every, -similarity))[:k]]
-                    ranked[query, : len(first)] = first
+        for query in np.flatnonzero(itself >= 0).tolist():
+            row = itself[query]
+            moved = np.flatnonzero((near[:, : self.n] == row).any(axis=1))
+            others = np.where(near[moved] == row, -1, near[moved])  # the next nearest takes the place of the query
+            with_query = augmented[moved]
+            augmented[moved] = _with_neighbours(gallery[moved], gallery, others, self.alpha)
+            (ranked[query],) = nearest_rows(augmented, queries[query : query + 1], k, itself[query : query + 1])
+            augmented[moved] = with_query
         return ranked
 
 
@@ -199,14 +188,6 @@ def _with_neighbours(vectors: Vectors, gallery: Vectors, rows: Rows, alpha: floa
         weights = np.where(rows[block] < 0, 0, np.maximum(similarity, 0) ** alpha)
         together[block] = vectors[block] + np.einsum("qn,qne->qe", weights, gallery[rows[block]], dtype=np.float64)
     return unit_length(together)
-
-
-def _helped(near: Rows) -> list[Rows]:
-    """The rows that have a row among their nearest ``near`` (G, n), -1 for none, for each of G rows."""
-    owner, helper = np.repeat(np.arange(len(near)), near.shape[1]), near.ravel()
-    order = np.argsort(helper, kind="stable")
-    ends = np.searchsorted(helper[order], np.arange(len(near) + 1))
-    return [owner[order[low:high]] for low, high in pairwise(ends)]
 
 
 def _reciprocal(order: Rows, k: int) -> Table:

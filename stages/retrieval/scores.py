@@ -40,21 +40,29 @@ class Score(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scores:
+class QueryScores:
+    """The values (Q,) of some metrics for some queries: what :func:`~stages.analysis.paired_difference` compares.
+
+    Classes are labels, within their domain.
+    """
+
+    query_keys: tuple[str, ...]
+    query_classes: tuple[str | None, ...]
+    per_query: Mapping[str, Values]
+
+
+@dataclass(frozen=True)
+class Scores(QueryScores):
     """What :func:`stages.retrieval.evaluate` returns: a sequence of :class:`Score`, and what they come from.
 
     The order is: every metric for ``all``, then for each domain in sorted order, then for ``mean``; the last two only
-    when the queries have more than one domain. ``per_query`` has the value of each metric for each of the queries (Q,)
-    that were scored, with their keys, domains, and classes (labels, within their domain; so many different ones).
+    when the queries have more than one domain. The queries (Q,) that were scored have domains and so many ``classes``.
     Images without a feature, ``failed_``, are left out; so are ``unanswerable`` queries, to which nothing is relevant,
     unless they count 0. Of ``unscored_domains`` no query could be scored: they are not in ``mean``.
     """
 
     scores: tuple[Score, ...]
-    query_keys: tuple[str, ...]
     query_domains: tuple[str | None, ...]
-    query_classes: tuple[str | None, ...]
-    per_query: Mapping[str, Values]
     failed_queries: int
     failed_gallery: int
     unanswerable: int

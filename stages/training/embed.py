@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from cache import Features, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
 from cache.errors import MissingRowsError, StaleStoreError
+from cache.fingerprint import JSON
 from cache.reader import store_identity
 from cache.storage import Where
 from stages.training.head import Head
@@ -98,7 +99,9 @@ def stored_embeddings(head: Head, features: Features, path: Where, *, name: str,
 
 def _identity(head: Head, features: Features) -> Identity:
     fused = {key: value for key, value in features.identity.fields.items() if key == "fused"}
-    return Identity({"head": head.fingerprint, "features": features.fingerprint, **fused})
+    # A head has other weights on another device or version of PyTorch: one that was trained again fills a store anew.
+    made_by: dict[str, JSON] = {"head": head.fingerprint, "weights": head.weights_digest}
+    return Identity({**made_by, "features": features.fingerprint, **fused})
 
 
 def _outdated(embeddings: FeatureStore, features: Features, digests: Sequence[bytes]) -> list[int]:

@@ -142,6 +142,11 @@ class Head:
         """The sha256 of the identity, 64 hexadecimal digits."""
         return self.identity.fingerprint
 
+    @cached_property
+    def weights_digest(self) -> str:
+        """The sha256 of the weights, 64 hexadecimal digits: one identity can have other weights on another machine."""
+        return digest_bytes(_content(self.weights, {})).hex()
+
     @property
     def features_fingerprint(self) -> str:
         """The fingerprint of the feature store that the head was trained on, the only one that it fits."""

@@ -88,8 +88,7 @@ def test_a_gallery_of_its_own_for_each_domain_raises_the_floor() -> None:
     labels = {f"{c}{i}": c for c in "abcd" for i in range(3)}
     records = records_of(labels, domains={key: "toys" if key[0] < "c" else "cars" for key in labels})
     merged, own = (
-        score_bounds(records, records, ["hit@1"], UnedConfig(gallery=gallery).rules())
-        for gallery in ("merged", "separate")
+        score_bounds(records, records, ["hit@1"], UnedConfig(gallery=gallery)) for gallery in ("merged", "separate")
     )
     assert merged["hit@1", "toys"][0] == pytest.approx(2 / 11)
     assert own["hit@1", "toys"][0] == pytest.approx(2 / 5)

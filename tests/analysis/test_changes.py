@@ -5,7 +5,7 @@ import pytest
 
 from cache.errors import NothingToScoreError
 from stages.analysis import changes, paired_difference
-from stages.retrieval.query_values import QueryScores
+from stages.retrieval.scores import QueryScores
 from tests.toys.rankings import scored
 
 NOWHERE: dict[str, str | None] = dict.fromkeys([f"q{n}" for n in range(40)])

@@ -5,7 +5,7 @@ import pytest
 
 from stages.analysis import by_class_size
 from stages.analysis.sizes import gallery_sizes, training_sizes
-from stages.retrieval.query_values import QueryScores
+from stages.retrieval.scores import QueryScores
 from tests.toys.rankings import records_of
 
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from cache.errors import NothingToScoreError
 from stages.analysis import paired_difference, t_interval
-from stages.retrieval.query_values import QueryScores
+from stages.retrieval.scores import QueryScores
 from tests.toys.rankings import scored
 
 

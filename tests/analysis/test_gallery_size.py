@@ -13,7 +13,7 @@ from stages.analysis import gallery_curve
 from stages.ranking.relevance import ByGroups, Judgement
 from stages.records import Records
 from stages.retrieval import evaluate
-from stages.retrieval.protocols import Rules, UnedConfig
+from stages.retrieval.protocols import RankedProtocol, UnedConfig
 from tests.toys.rankings import classes_of, loop_scores, random_vectors, records_of, store_of
 
 METRICS = ("mmp@2", "map@r", "hit@1", "map")
@@ -98,16 +98,17 @@ def test_junk_is_neither_found_nor_a_distractor_and_a_gallery_a_domain_has_no_cu
     labels = classes_of(4, 4)
     store, records = store_of(tmp_path, random_vectors(list(labels))), records_of(labels)
 
-    def all_but_the_first_is_junk(queries: Records, gallery: Records) -> Judgement:
-        same = [[row for row, own in enumerate(gallery.labels) if own == label] for label in queries.labels]
-        return Judgement(ByGroups.listed([rows[:2] for rows in same]), ByGroups.listed([rows[2:] for rows in same]))
+    class AllButTheFirstIsJunk(RankedProtocol):
+        def judge(self, queries: Records, gallery: Records) -> Judgement:
+            same = [[row for row, own in enumerate(gallery.labels) if own == label] for label in queries.labels]
+            return Judgement(ByGroups.listed([rows[:2] for rows in same]), ByGroups.listed([rows[2:] for rows in same]))
 
-    rules = Rules(("map",), judge=all_but_the_first_is_junk)
-    curve = gallery_curve(store, queries=records, gallery=records, sizes=[1.0], metrics=["map"], rules=rules)
+    junk = AllButTheFirstIsJunk()
+    curve = gallery_curve(store, queries=records, gallery=records, sizes=[1.0], metrics=["map"], protocol=junk)
     two_each = records.take(np.arange(8))  # the first two of each class
     first = gallery_curve(store, queries=two_each, gallery=two_each, sizes=[1.0], metrics=["hit@1"])
     assert curve.scores[0].searched == pytest.approx(16 - 2 - 0.5)  # two of its class are junk; half are relevant
     assert first.scores[0].searched == 7
     assert len(curve.query_keys) == 16
     with pytest.raises(ValueError, match="one gallery that all search"):
-        gallery_curve(store, queries=records, gallery=records, rules=UnedConfig(gallery="separate").rules())
+        gallery_curve(store, queries=records, gallery=records, protocol=UnedConfig(gallery="separate"))

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cache.errors import WeightsError
+from cache.storage import LocalStorage
 from stages.extraction.backbones import PcaBasis, PcaConfig, fit_pca_basis, load_backbone, pca
 from stages.extraction.known import known_backbones
 from stages.records import read_records
@@ -93,11 +94,11 @@ def test_the_order_of_the_rows_and_their_names_change_no_basis(tmp_path: Path) -
 
 def test_a_saved_basis_comes_back_as_it_was(tmp_path: Path) -> None:
     basis = fit_pca_basis(CONFIG, _images())
-    basis.save(tmp_path / "basis.safetensors")
-    back = PcaBasis.load(tmp_path / "basis.safetensors")
+    basis.write(LocalStorage(tmp_path), "basis.safetensors")
+    back = PcaBasis.read(LocalStorage(tmp_path), "basis.safetensors")
     assert back.digest == basis.digest
     assert np.array_equal(back.components, basis.components)
-    one, other = load_backbone(CONFIG, basis=basis), load_backbone(CONFIG, basis=tmp_path / "basis.safetensors")
+    one, other = load_backbone(CONFIG, basis=basis), load_backbone(CONFIG, basis=back)
     assert one.identity == other.identity
     assert [path.name for path in tmp_path.iterdir()] == ["basis.safetensors"]
 
@@ -119,7 +120,7 @@ def test_too_few_images_and_wrong_bases_are_told(tmp_path: Path) -> None:
         load_backbone(CONFIG)
     (tmp_path / "basis.safetensors").write_text("no")
     with pytest.raises(WeightsError, match="cannot be read as a PCA basis"):
-        load_backbone(CONFIG, basis=tmp_path / "basis.safetensors")
+        PcaBasis.read(LocalStorage(tmp_path), "basis.safetensors")
     with pytest.raises(ValueError, match=r"a batch must be \(B, 3, 4, 4\) uint8, got \(1, 3, 5, 5\)"):
         load_backbone(CONFIG, basis=basis).forward(np.zeros((1, 3, 5, 5), np.uint8))
 

@@ -14,8 +14,8 @@ from pipeline.dataset import Run
 from pipeline.progress import Display
 from pipeline.scores import scored_data
 from stages.records import Records
+from stages.retrieval.evaluate import score
 from stages.retrieval.protocols import LeaveOneOutConfig, MetConfig, RevisitedConfig
-from stages.retrieval.run_scores import score
 from tests.toys.rankings import records_of, store_of
 
 RUN = """

@@ -139,10 +139,19 @@ def test_a_point_of_the_curve_is_called_by_the_images_that_are_learned_from_and_
     ):
         assert reason in done.stderr
         assert reason in page
-    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "artifacts/tables/run/cells").iterdir()}
+
+    def cells() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "artifacts/tables/run/cells").iterdir()}
+
+    before = cells()
     write_table(tmp_path / "labels.csv", images[::-1])
     assert permafrost("table", "run.toml", "--quiet", "--workers", "1", cwd=tmp_path).returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "artifacts/tables/run/cells").iterdir()} == cells
+    assert cells() == before
+    (tmp_path / "images/x/0.png").rename(tmp_path / "images/x/9.png")  # another key: queries are paired by it
+    renamed = [row | {"path": row["path"].replace("x/0.png", "x/9.png")} for row in images]
+    write_table(tmp_path / "labels.csv", renamed)
+    assert permafrost("table", "run.toml", "--quiet", "--workers", "1", cwd=tmp_path).returncode == 0
+    assert len({*cells()} - {*before}) == len(before)
 
 
 @pytest.mark.slow

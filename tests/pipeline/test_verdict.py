@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.commands.score import no_surer_head
 from pipeline.config import parse_config
-from stages.retrieval.query_values import QueryScores
+from stages.retrieval.scores import QueryScores
 
 PLAIN = """
 artifacts = "out"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cache.errors import ConfigError
-from stages.ranking.class_folds import class_folds
+from stages.ranking.by_class import class_folds
 
 CLASSES = [f"{domain}{number}" for domain in "ab" for number in range(6) for _ in range(2 + number % 2)]
 DOMAINS = [name[0] for name in CLASSES]

@@ -23,8 +23,7 @@ from stages.retrieval import (
     choose_index,
     index_gallery,
 )
-from stages.retrieval.indexes.auto import Choice, sample_of_classes
-from stages.retrieval.indexes.measure import milliseconds, value_of
+from stages.retrieval.indexes.auto import Choice, milliseconds, sample_of_classes, value_of
 from tests.oracles import retrieval as oracle
 from tests.toys.rankings import classes_of, random_vectors, records_of, store_of
 
@@ -177,6 +176,18 @@ def test_the_choice_is_kept_and_read_again_for_the_same_budgets_and_rows(tmp_pat
     assert len(other.index) == 100
     with_queries = choose_gallery_index(store, records, config, queries=records.take(range(60)))
     assert with_queries.index.config.kind == "flat"
+
+
+def test_an_index_that_was_chosen_by_other_labels_or_queries_is_chosen_again(tmp_path: Path) -> None:
+    labels = classes_of(30, 4)
+    records = records_of(labels)
+    store = store_of(tmp_path / "store", random_vectors(list(labels)))
+    mended = records_of({key: f"class {place % 30}" for place, key in enumerate(labels)})
+    config, folder = AutoIndexConfig(ms=FOREVER), tmp_path / "index"
+    for gallery, queries in ((records, None), (mended, None), (mended, records.take(range(60)))):
+        stored = choose_gallery_index(store, gallery, config, folder=folder, queries=queries)
+        fresh = choose_gallery_index(store, gallery, config, queries=queries)
+        assert [each.value for each in stored.tried] == [each.value for each in fresh.tried]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from stages.ranking import unit_length
 from stages.ranking.intervals import estimate, mean_of, share_interval
 from stages.records import Records
 from stages.retrieval import GalleryIndex, evaluate, index_gallery, nearest
-from stages.retrieval.run_scores import ScoringConfig
+from stages.retrieval.evaluate import ScoringConfig
 from stages.retrieval.scores import summarise
 from tests.oracles import retrieval as oracle
 from tests.toys.rankings import classes_of, digest_of, loop_scores, random_vectors, records_of, store_of

@@ -8,7 +8,7 @@ import pytest
 
 from cache.errors import RecordsError
 from stages.records import Records
-from stages.retrieval.legacy import label_similarity, legacy_map
+from stages.retrieval.attributes import label_similarity, legacy_map
 from tests.oracles import attributes as oracle
 
 RNG = np.random.default_rng(1)

@@ -11,12 +11,12 @@ import pytest
 
 from cache import LocalStorage
 from cache.errors import DamagedStoreError, MissingRowsError
-from stages.analysis.compared_runs import outdated
+from stages.analysis.comparison import outdated
 from stages.records import Records
 from stages.retrieval import evaluate, query_values
+from stages.retrieval.evaluate import ScoringConfig
 from stages.retrieval.protocols import ByLabelConfig, Gldv2Config, ListedConfig, RevisitedConfig, UnedConfig
 from stages.retrieval.query_values import Scored, data_of, read_query_values, values_of
-from stages.retrieval.run_scores import ScoringConfig
 from tests.toys.rankings import classes_of, random_vectors, records_of, store_of
 
 ATTRIBUTES = ("relevant", "landmarks", "usage", "easy", "hard", "junk")
@@ -103,6 +103,29 @@ def test_what_changed_since_scores_were_made_is_named(tmp_path: Path) -> None:
     truth, tuned = outdated(values, data_of(records, records, {}), {})
     assert re.fullmatch("ground truth: scored tags: [0-9a-f]{64}, now .absent.", truth)
     assert re.fullmatch("tuned on: scored [0-9a-f]{8}, now .absent.", tuned)
+
+
+def test_scores_are_of_the_head_whose_row_they_are_and_not_of_another_with_its_embeddings(tmp_path: Path) -> None:
+    records = records_of(classes_of(3, 3))
+    store = store_of(tmp_path, random_vectors(records.keys))
+    scores = evaluate(store, queries=records, gallery=records, metrics=["map"])
+    rows = ["a", "a (ivf_pq)", "a (text)", "a + alpha_qe", "a (b)"]
+    scored = [Scored("net", row, "f" * 64, scores) for row in rows]
+    values = values_of(scored, {})
+    now = {("net", "a"): "f" * 64, ("net", "b"): "e" * 64, ("net", "a (b)"): "f" * 64}
+    assert outdated(values, {}, now) == []
+    swapped = outdated(values, {}, {**now, ("net", "a"): "e" * 64, ("net", "b"): "f" * 64})
+    assert [text.partition(":")[0] for text in swapped] == [f"embeddings of net {row}" for row in rows[:-1]]
+    assert len(outdated(values, {}, {("net", "b"): "f" * 64})) == len(rows)
+
+
+def test_the_order_of_images_of_equal_bytes_which_tie_is_part_of_the_data() -> None:
+    labels = {"a": "x", "b": "y", "c": "z"}
+    records = records_of(labels, same_bytes={"b": "a"})
+    others, copies = records.take([2, 0, 1]), records.take([1, 0, 2])
+    assert data_of(records, others, {}) == data_of(records, records, {})
+    changed = data_of(records, copies, {})
+    assert {key for key, value in data_of(records, records, {}).items() if changed[key] != value} == {"order of copies"}
 
 
 def test_scores_of_another_version_of_the_code_are_of_other_data(monkeypatch: pytest.MonkeyPatch) -> None:

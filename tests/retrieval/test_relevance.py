@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from cache.errors import RecordsError
 from stages.ranking import find_metric, unit_length
-from stages.ranking.relevance import ByClass, ByGroups, Judgement
-from stages.ranking.tables import relevance_tables
+from stages.ranking.relevance import ByClass, ByGroups, Judgement, relevance_tables
 from stages.records import Records
 from stages.retrieval import evaluate
 from stages.retrieval.protocols import ByLabelConfig, ListedConfig

@@ -10,7 +10,7 @@ import pyarrow as pa
 from cache import FeatureStore, Identity, Provenance, RowOutcome, StoreWriter, digest_bytes
 from stages.ranking import unit_length
 from stages.records import Records
-from stages.retrieval.query_values import QueryScores
+from stages.retrieval.scores import QueryScores
 from tests.oracles import retrieval as oracle
 
 

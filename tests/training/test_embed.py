@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,21 @@ def test_embedding_again_runs_no_head(tmp_path: Path, monkeypatch: pytest.Monkey
     again = embed(head, features, tmp_path / "embeddings", name="mine")
     assert again.path == first.path
     assert again.digests() == first.digests()
+
+
+def test_a_head_that_was_trained_again_to_other_weights_fills_no_rows_beside_those_of_the_old_one(
+    tmp_path: Path,
+) -> None:
+    features, head = trained(tmp_path)
+    some, every = features.digests()[:100], features.digests()
+    first = embed(head, features, tmp_path / "embeddings", digests=some)
+    weights = {name: np.flip(array, 0).copy() if name == "weight" else array for name, array in head.weights.items()}
+    again = replace(head, weights=weights)  # as of another device: one identity, other weights
+    assert again.fingerprint == head.fingerprint
+    second = embed(again, features, tmp_path / "embeddings", digests=every)
+    for store, made_by, digests in ((second, again, every), (first, head, some)):
+        rows = store.read(digests).astype(np.float64)
+        np.testing.assert_allclose(rows, made_by(features.read(digests)), atol=1e-6)
 
 
 def test_only_new_features_are_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

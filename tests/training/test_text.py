@@ -18,7 +18,7 @@ from pipeline.config import read_config
 from pipeline.dataset import run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
-from pipeline.scores import score_run
+from pipeline.scores import score_run, scored_data
 from pipeline.searcher import Searcher
 from pipeline.vectors import find_vectors
 from stages.records import Records
@@ -162,3 +162,9 @@ def test_text_is_scored_and_searches_through_a_run_file(tmp_path: Path) -> None:
     assert texts[1].value == pytest.approx(hits)
     with pytest.raises(SettingsError, match="this feature knows no text"):
         Searcher.of_run(run, raw).embed_text(["red car"])
+    before = scored_data(run)
+    for row in rows:
+        row["colour"] = {"red": "blue", "blue": "red"}.get(row["colour"], row["colour"])
+    write_table(tmp_path / "labels.csv", rows)
+    after = scored_data(run_of(read_config(tmp_path / "run.toml"), Display(quiet=True)))
+    assert {key for key in before if before[key] != after[key]} == {"captions"}

@@ -112,7 +112,7 @@ def size_chart(run: Run, shown: Sequence[Measured], domain: str, colours: Mappin
             sizes=sizes,
             metrics=[metric],
             further=further,
-            rules=config.ranked.rules(),
+            protocol=config.ranked,
             seed=seed,
         )
         scores.append((side.name, [sized for sized in by_size.scores if sized.score.domain == domain]))

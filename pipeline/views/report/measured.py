@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from markupsafe import Markup
 from cache.errors import MissingRowsError
 from pipeline.config import RAW
 from pipeline.dataset import Run
-from pipeline.scores import ScoreRow, rows_key, score_run, scored_data, values_key
+from pipeline.scores import ScoreRow, score_run, scored_data, stored_rows, values_key
 from pipeline.vectors import Vectors
 from pipeline.views.charts import Bar, interval_chart
 from pipeline.views.leaderboard import Bounded, Leaderboard, Row
@@ -20,8 +19,8 @@ from stages.analysis import Change, changes
 from stages.analysis.first_ranks import FirstRanks, first_ranks
 from stages.ranking.metrics import Values
 from stages.records import Records
-from stages.retrieval.query_values import QueryScores, QueryValues, read_query_values, scored_numbers
-from stages.retrieval.scores import ALL, MEAN
+from stages.retrieval.query_values import QueryValues, read_query_values, scored_numbers
+from stages.retrieval.scores import ALL, MEAN, QueryScores
 
 _SEARCHED = " + "  # between a head and how it was searched
 
@@ -76,7 +75,7 @@ def measure(run: Run, vectors: Sequence[Vectors]) -> list[Measured]:
         rows, values = score_run(run, vectors)
     several = len({part.backbone for part in vectors}) > 1
     by_name = {(part.backbone, part.head): part for part in vectors}
-    queries, gallery, rules = records.split("query"), records.split("gallery"), retrieval.ranked.rules()
+    queries, gallery = records.split("query"), records.split("gallery")
     measured = []
     with display.bar("searching", "heads") as update:
         scored = values.heads()
@@ -88,7 +87,7 @@ def measure(run: Run, vectors: Sequence[Vectors]) -> list[Measured]:
             by_query = {metric: one for one in values.of(backbone, head) for metric in one.per_query}
             own = [row for row in rows if (row.backbone, row.head) == (backbone, head)]
             title = f"{head} · {backbone}" if several else head
-            ranks = first_ranks(part.store, queries, gallery, rules) if head == part.head else None
+            ranks = first_ranks(part.store, queries, gallery, retrieval.ranked) if head == part.head else None
             measured.append(Measured(part, head, title, own, by_query, ranks))
     first = retrieval.metrics[0], overall(rows)
     return sorted(measured, key=lambda side: row.value if (row := side.row(*first)) else -np.inf, reverse=True)
@@ -103,7 +102,7 @@ def stored_scores(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow],
     """The scores of the run, if they are of just these embeddings (of heads still named), images and settings."""
     try:
         values = read_query_values(run.storage, values_key(run))
-        rows = [ScoreRow(**json.loads(line)) for line in run.storage.read(rows_key(run)).decode().splitlines()]
+        rows = stored_rows(run)
     except (MissingRowsError, OSError, ValueError, TypeError):
         return [], None
     scored, heads = {(row.backbone, row.head, row.embeddings, row.metric) for row in rows}, values.heads()

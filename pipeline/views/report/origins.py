@@ -18,8 +18,7 @@ from pipeline.config import RetrievalConfig
 from pipeline.dataset import stores_of
 from pipeline.views.report.measured import Measured
 from stages.records import Records
-from stages.retrieval.protocols import ByLabelConfig, Rules
-from stages.retrieval.query_set import QuerySet
+from stages.retrieval.protocols import ByLabelConfig, RankedProtocol
 from stages.training import Head
 
 _LIBRARIES = ("permafrost-retrieval", "numpy", "torch", "faiss-cpu", "timm", "open_clip_torch", "pillow", "zarr")
@@ -44,7 +43,7 @@ def origins(
     Queries to which nothing is relevant, ``unanswerable``, count 0 in every mean where ``unanswerable_count``.
     """
     failures = failed_images(measured[0].vectors.store, records)
-    domains = domain_facts(records, retrieval.ranked.rules())
+    domains = domain_facts(records, retrieval.ranked)
     return SimpleNamespace(
         counts=[(role.replace("_", " "), count) for role, count in records.counts().items() if count],
         domains=domains,
@@ -102,11 +101,11 @@ class FailedImage(NamedTuple):
     reason: str
 
 
-def domain_facts(records: Records, rules: Rules = ByLabelConfig().rules()) -> list[DomainFacts]:
-    """The facts of each domain of the queries, by name; what there is to find ``rules`` say."""
+def domain_facts(records: Records, protocol: RankedProtocol = ByLabelConfig()) -> list[DomainFacts]:
+    """The facts of each domain of the queries, by name; what there is to find ``protocol`` says."""
     query, gallery = records.split("query"), records.split("gallery")
     answerable = np.zeros(len(query), np.bool_)
-    for part in QuerySet.by_rules(rules, query, gallery):
+    for part in protocol.query_sets(query, gallery):
         answerable[part.answerable().query_rows] = True
     in_gallery, in_train = Counter(gallery.domains), Counter(records.split("train").domains)
     queries, nothing = Counter(query.domains), Counter(np.array(query.domains, dtype=object)[~answerable].tolist())

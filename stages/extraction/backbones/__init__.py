@@ -33,14 +33,13 @@ __all__ = [
 
 
 def load_backbones(
-    config: BackboneConfig, *, device: str = "cpu", basis: PcaBasis | Path | str | None = None
+    config: BackboneConfig, *, device: str = "cpu", basis: PcaBasis | None = None
 ) -> tuple[Backbone, ...]:
     """The frozen network that ``config`` names, on ``device``: a backbone for each of its poolings or blocks.
 
     They share one ``forward``, which gives the features of all. ``device`` is as PyTorch spells it: ``cpu``, ``cuda``,
-    ``cuda:1``. ``basis`` is of PCA, which stays on the CPU: the fitted components, or the file they were saved in.
-    Raises WeightsError, MissingExtraError for a package with weights, and ValueError for a name, tag, size, layer,
-    pooling or argument that the library or the network does not know.
+    ``cuda:1``. ``basis`` is of PCA, which stays on the CPU: the fitted components.
+    Raises WeightsError, MissingExtraError, and ValueError for what the library or the network does not know.
 
     >>> import numpy as np
     >>> basis = PcaBasis(np.zeros(3, np.float32), np.eye(3, dtype=np.float32)[:2])
@@ -63,7 +62,7 @@ def announced_backbones(
     announced: Sequence[Mapping[str, Any]],
     *,
     device: str = "cpu",
-    basis: PcaBasis | Path | str | None = None,
+    basis: PcaBasis | None = None,
     weights: Path | None = None,
     on_load: Callable[[], None] = lambda: None,
 ) -> tuple[Backbone, ...]:
@@ -97,7 +96,7 @@ def announced_backbones(
 
 
 def _load(
-    config: BackboneConfig, basis: PcaBasis | Path | str | None, device: str, stored: StoredNetwork | None = None
+    config: BackboneConfig, basis: PcaBasis | None, device: str, stored: StoredNetwork | None = None
 ) -> tuple[Backbone, ...]:
     if isinstance(config, PcaConfig):
         return (pca.load(config, basis),)
@@ -113,9 +112,7 @@ def _load(
                 return timm.load(config, device, stored)
 
 
-def load_backbone(
-    config: BackboneConfig, *, device: str = "cpu", basis: PcaBasis | Path | str | None = None
-) -> Backbone:
+def load_backbone(config: BackboneConfig, *, device: str = "cpu", basis: PcaBasis | None = None) -> Backbone:
     """:func:`load_backbones` for a config with one pooling and no blocks, or the library's own. ValueError otherwise.
 
     >>> import numpy as np

@@ -18,7 +18,7 @@ from cache.fingerprint import JSON, Identity
 from stages.extraction.backbones.network_config import NetworkConfig
 from stages.extraction.backbones.pooling import Compute, Output
 from stages.extraction.backbones.precision import Precision, arithmetic
-from stages.extraction.backbones.weights import digest_weights, fit_weights, read_weights
+from stages.extraction.backbones.weights import digest_weights, fit_weights, read_weights, weights_bytes
 from stages.extraction.preprocess import DECODERS, Preprocess
 
 if TYPE_CHECKING:
@@ -139,13 +139,10 @@ def frozen_of(backbone: Backbone) -> Frozen | None:
 
 def network_bytes(backbone: Backbone) -> bytes:
     """A safetensors file of all that the network of ``backbone`` computes with, as it was frozen."""
-    from safetensors.torch import save
-
     frozen = frozen_of(backbone)
     if frozen is None:
         raise SettingsError(f"{backbone.name} is no network of a library: its weights cannot be written to a file")
-    state = frozen.network.state_dict()
-    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()})
+    return weights_bytes(frozen.network)
 
 
 def freeze(

@@ -34,7 +34,7 @@ from cache.errors import SettingsError
 from stages.extraction.backbones.frozen import Backbone, StoredNetwork, freeze
 from stages.extraction.backbones.network_config import NetworkConfig, resize_open_clip, sized
 from stages.extraction.backbones.pooling import Compute, Output, pool_outputs, tap_open_clip
-from stages.extraction.backbones.weights import fetching, fit_weights, library, read_weights
+from stages.extraction.backbones.weights import fetching, fit_weights, library, read_weights, weights_bytes
 from stages.extraction.preprocess import Preprocess, Resize
 
 if TYPE_CHECKING:
@@ -317,10 +317,7 @@ class OpenClipText:
 
     def weights_bytes(self) -> bytes:
         """A safetensors file of the text tower."""
-        from safetensors.torch import save
-
-        state = self._network.state_dict()
-        return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()})
+        return weights_bytes(self._network)
 
     @cached_property
     def _network(self) -> nn.Module:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from cache.errors import SettingsError, WeightsError
 from cache.fingerprint import Identity, digest_bytes
 from cache.settings import Settings
-from cache.storage import LocalStorage, Storage
+from cache.storage import Storage
 from stages.extraction.backbones.frozen import Backbone, folder_name
 from stages.extraction.preprocess import DECODERS, Preprocess, PreprocessConfig
 
@@ -70,24 +69,15 @@ class PcaBasis:
         """The sha256 of the numbers, hexadecimal."""
         return digest_bytes(self.mean.tobytes() + self.components.tobytes()).hex()
 
-    def save(self, path: Path | str) -> None:
-        """Write the basis to a safetensors file, whole or not at all."""
-        self.write(LocalStorage(Path(path).parent), Path(path).name)
-
     def write(self, storage: Storage, key: str) -> None:
-        """:meth:`save` to a storage."""
+        """Write the basis to a safetensors file, whole or not at all."""
         from safetensors.numpy import save
 
         storage.put(key, save({"mean": self.mean, "components": self.components}))
 
     @classmethod
-    def load(cls, path: Path | str) -> PcaBasis:
-        """The basis that :meth:`save` wrote. Raises :class:`WeightsError`."""
-        return cls.read(LocalStorage(Path(path).parent), Path(path).name)
-
-    @classmethod
     def read(cls, storage: Storage, key: str) -> PcaBasis:
-        """:meth:`load` from a storage."""
+        """The basis that :meth:`write` wrote. Raises :class:`WeightsError`."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -141,17 +131,16 @@ def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) ->
     return PcaBasis((mean / 255).astype(np.float32), np.ascontiguousarray(signs[:, None] * axes, np.float32))
 
 
-def load(config: PcaConfig, basis: PcaBasis | Path | str | None) -> Backbone:
-    """The projection on ``basis``, as :func:`fit_pca_basis` returned it or as a file."""
+def load(config: PcaConfig, basis: PcaBasis | None) -> Backbone:
+    """The projection on ``basis``."""
     if basis is None:
         raise SettingsError(
             "a PCA backbone needs its basis: fit_pca_basis(config, images) makes it from training images"
         )
-    fitted = basis if isinstance(basis, PcaBasis) else PcaBasis.load(basis)
     wanted = (config.dim, 3 * config.size**2)
-    if fitted.components.shape != wanted or fitted.mean.shape != wanted[1:]:
-        raise WeightsError(f"the PCA basis must have components of shape {wanted}, got {fitted.components.shape}")
-    mean, axes = fitted.mean, np.ascontiguousarray(fitted.components.T)
+    if basis.components.shape != wanted or basis.mean.shape != wanted[1:]:
+        raise WeightsError(f"the PCA basis must have components of shape {wanted}, got {basis.components.shape}")
+    mean, axes = basis.mean, np.ascontiguousarray(basis.components.T)
 
     def forward(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         if batch.shape[1:] != (3, config.size, config.size) or batch.dtype != np.uint8:
@@ -166,7 +155,7 @@ def load(config: PcaConfig, basis: PcaBasis | Path | str | None) -> Backbone:
         {
             "library": "pca",
             "model": "pca",
-            "weights": fitted.digest,
+            "weights": basis.digest,
             "output": "projected",
             "preprocess": config.preprocess.identity(),
             "precision": "float32",

@@ -146,6 +146,13 @@ def fit_weights(
     network.load_state_dict({**counters, **given}, strict=True)
 
 
+def weights_bytes(network: torch.nn.Module) -> bytes:
+    """A safetensors file of the state dict of ``network``."""
+    from safetensors.torch import save
+
+    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()})
+
+
 def digest_weights(network: torch.nn.Module) -> str:
     """The sha256 of all that ``network`` computes with: sorted names, dtypes, shapes and bytes; hexadecimal."""
     import torch

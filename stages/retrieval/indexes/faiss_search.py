@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import SettingsError
-from stages.ranking.nearest import Rows, Similarity, similarities
+from stages.ranking.nearest import Rows, Similarity
 from stages.ranking.normalize import Vectors
 from stages.retrieval.indexes import lazy_faiss as faiss
 
@@ -83,13 +83,6 @@ def search_index(
     similarity[(ids < 0) | (ids == exclude[:, None])] = -np.inf
     ids[np.isneginf(similarity)] = -1
     return best_of(ids, similarity, k)
-
-
-def compare_again(
-    originals: npt.NDArray[np.floating], queries: Vectors, places: Rows, k: int
-) -> tuple[Rows, Similarity]:
-    """The first k of each query's ``places`` (Q, W) in ``originals`` (G, E) by exact similarity, as :func:`best_of`."""
-    return best_of(places, similarities(originals, queries, places), k)
 
 
 def best_of(ids: Rows, similarity: Similarity, k: int) -> tuple[Rows, Similarity]:

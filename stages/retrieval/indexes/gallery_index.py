@@ -23,7 +23,6 @@ from stages.retrieval.indexes.faiss_search import (
     VectorRows,
     append,
     best_of,
-    compare_again,
     in_blocks,
     keeps_ids,
     search_index,
@@ -121,11 +120,7 @@ class GalleryIndex(KeyedRows):
         Raises ValueError when shapes do not agree, a query holds NaN, or ``k`` is below 1.
         """
         queries, exclude = check_queries(queries, (self.next_id, self.index.d), k, exclude)
-        if allowed is not None and (allowed.shape != (len(self),) or allowed.dtype != np.bool_):
-            raise SettingsError(
-                f"allowed must be true or false for each of the {len(self)} rows, got {allowed.dtype} of shape "
-                f"{allowed.shape}"
-            )
+        self.check_allowed(allowed)
         counts_rows = not keeps_ids(self.index) and not self._buried
         left_out = self.places(exclude) if counts_rows else exclude
         whole = self._whole_vectors()
@@ -141,7 +136,7 @@ class GalleryIndex(KeyedRows):
         ids, similarity = self._found(queries, width, left_out, allowed)
         if self.originals is not None:
             places = ids if counts_rows else self.places(ids)
-            ids, similarity = compare_again(self.originals, queries, places, k)
+            ids, similarity = best_of(places, similarities(self.originals, queries, places), k)
             counts_rows = True
         return (self._ids(ids) if counts_rows else ids), similarity
 

@@ -1,6 +1,7 @@
-"""The kinds of index: what each keeps of a row, its settings, and the empty faiss index, trained, that they stand for.
+"""The kinds of index: what each keeps of a row, its settings, and the faiss index that they stand for.
 
-Everything learned follows from ``seed``. Two settings are those of several kinds:
+``trained`` is that index, empty, for rows like ``vectors`` (G, E). Everything learned follows from ``seed``. Two
+settings are those of several kinds:
 
 - ``lists`` are cells of the gallery around centres, of which a query visits the nearest ``probes``. 0 is 4 times the
   square root of the rows where a kind cannot do without, else no lists: a query is compared with every row.
@@ -98,7 +99,6 @@ class FlatIndexConfig(Settings):
     kind: Literal["flat"] = "flat"
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
-        """An empty index for rows like ``vectors`` (G, E)."""
         return faiss.IndexFlatIP(vectors.shape[1])
 
 
@@ -109,7 +109,6 @@ class IvfFlatIndexConfig(_InLists):
     kind: Literal["ivf_flat"] = "ivf_flat"
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
-        """An empty index for rows like ``vectors`` (G, E)."""
         quantizer = centres(vectors, self.lists, self.seed)
         index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], quantizer.ntotal, faiss.METRIC_INNER_PRODUCT)
         index.is_trained = True  # centres are all there is to learn
@@ -131,7 +130,6 @@ class IvfPqIndexConfig(_InLists, _Coded):
     on_disk: bool = False
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
-        """An empty index for rows like ``vectors`` (G, E)."""
         rows, dim = vectors.shape
         check_codes(self.bytes, rows, dim, self.kind)
         quantizer = centres(vectors, self.lists, self.seed)
@@ -153,7 +151,6 @@ class OpqIndexConfig(_Coded):
     bytes: CodeBytes = 16
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
-        """An empty index for rows like ``vectors`` (G, E)."""
         rows, dim = vectors.shape
         check_codes(self.bytes, rows, dim, self.kind)
         learned = sample(vectors, SAMPLE, self.seed)
@@ -186,7 +183,6 @@ class HnswIndexConfig(Settings):
     search_effort: Count = 64
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
-        """An empty index for rows like ``vectors`` (G, E)."""
         index = faiss.IndexHNSWFlat(vectors.shape[1], self.links, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction, index.hnsw.efSearch = self.effort, self.search_effort
         return index
@@ -206,7 +202,6 @@ class ScalarIndexConfig(_InLists, _Coded):
     stored: Literal["float16", "bfloat16", "int8", "int6", "int4"] = "int8"
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
-        """An empty index for rows like ``vectors`` (G, E)."""
         dim, learned = vectors.shape[1], sample(vectors, SAMPLE, self.seed)
         stored = getattr(faiss.ScalarQuantizer, _STORED[self.stored])
         if not self.lists:
@@ -241,7 +236,6 @@ class BinaryIndexConfig(_Coded):
             raise SettingsError(f"bits is a multiple of 8, or 0 for one a number, got {self.bits}")
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
-        """An empty index for rows like ``vectors`` (G, E)."""
         dim = vectors.shape[1]
         bits = self.bits or -(-dim // 8) * 8
         inner = faiss.IndexLSH(bits, bits, False, True)
@@ -260,7 +254,6 @@ class RabitqIndexConfig(_InLists, _Coded):
     bits: Annotated[int, Within("[1, 9]", "how many each number keeps")] = 1
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
-        """An empty index for rows like ``vectors`` (G, E)."""
         dim = vectors.shape[1]
         turn, learned = random_turn(dim, dim, self.seed), sample(vectors, SAMPLE, self.seed)
         if not self.lists:

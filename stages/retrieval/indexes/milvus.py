@@ -158,6 +158,7 @@ class MilvusIndex(KeyedRows):
         Raises SettingsError for more than 16,384 rows a query of a cluster.
         """
         queries, exclude = check_queries(queries, (self.next_id, self.dim), k, exclude)
+        self.check_allowed(allowed)
         width = min(k + int((exclude >= 0).any()), len(self))
         if width > MOST_ROWS and not self.config.is_lite:
             raise SettingsError(
@@ -304,7 +305,5 @@ def _condition(name: str, values: Sequence[str | None]) -> str:
 def _allowed(ids: Rows, allowed: npt.NDArray[np.bool_] | None) -> list[str]:
     if allowed is None or allowed.all():
         return []
-    if allowed.shape != ids.shape or allowed.dtype != np.bool_:
-        raise SettingsError(f"allowed must be true or false for each of the {len(ids)} rows, got shape {allowed.shape}")
     listed, word = (ids[allowed], "in") if 2 * np.count_nonzero(allowed) <= len(ids) else (ids[~allowed], "not in")
     return [f"id {word} {listed.tolist()}"]

@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -145,6 +146,14 @@ class KeyedRows:
         """Where ``ids`` are among the rows; -1 where they are not."""
         at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
         return np.where(self.ids[at] == ids, at, -1)
+
+    def check_allowed(self, allowed: npt.NDArray[np.bool_] | None) -> None:
+        """Raise SettingsError unless ``allowed`` (G,) says of each row whether it may be found."""
+        if allowed is not None and (allowed.shape != (len(self),) or allowed.dtype != np.bool_):
+            raise SettingsError(
+                f"allowed must be true or false for each of the {len(self)} rows, got {allowed.dtype} of shape "
+                f"{allowed.shape}"
+            )
 
     def keys_of(self, ids: Rows) -> list[str | None]:
         """The key of each of ``ids`` (n,); None for -1 and for a row that was removed."""

@@ -26,7 +26,7 @@ from cache.errors import DivergedError
 from cache.features import numbers_fingerprint
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
-from stages.ranking.class_folds import class_folds
+from stages.ranking.by_class import class_folds
 from stages.records import Records
 from stages.training.heads.networks import HeadNetwork
 from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig

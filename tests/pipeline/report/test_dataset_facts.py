@@ -38,7 +38,7 @@ def records() -> Records:
 
 def test_what_there_is_to_find_is_what_the_protocol_calls_relevant(records: Records) -> None:
     assert [facts.unanswerable for facts in domain_facts(records)] == [2]
-    assert [facts.unanswerable for facts in domain_facts(records, ListedConfig().rules())] == [1]
+    assert [facts.unanswerable for facts in domain_facts(records, ListedConfig())] == [1]
 
 
 @pytest.mark.parametrize(

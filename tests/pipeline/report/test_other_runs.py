@@ -68,8 +68,8 @@ def test_a_run_without_heads_has_a_report_too(ran: Ran, tmp_path: Path) -> None:
 
 def test_domains_that_search_by_themselves_are_ranked_by_themselves(ran: Ran) -> None:
     vectors, records = ran.vectors[0], ran.run.records
-    rules = UnedConfig(gallery="separate").rules()
-    ranks = first_ranks(vectors.store, records.split("query"), records.split("gallery"), rules)
+    protocol = UnedConfig(gallery="separate")
+    ranks = first_ranks(vectors.store, records.split("query"), records.split("gallery"), protocol)
     assert ranks is not None
     assert len(ranks.searches) == 2
     domains = dict(zip(records.keys, records.domains, strict=True))
