@@ -17,7 +17,7 @@ from cache.features import fused_checksums
 from cache.fingerprint import Provenance
 from cache.object_storage import ObjectStorage
 from cache.reader import FORMAT, FeatureStore
-from cache.rows import digests_and_outcomes
+from cache.rows import RowOutcome
 from cache.storage import Storage
 from cache.writer import Chunk, StoreWriter
 
@@ -164,7 +164,8 @@ def compact(store: FeatureStore, keep: Collection[bytes]) -> Compaction:
             return Compaction(0, len(before), len(before))  # at most one short chunk, every row of it wanted
         dropped = {digest for rows in before.values() for digest in rows["digest"].to_pylist()} - keep
         lines = pa.concat_tables([before[number].filter(pa.array(stays[number])) for number in rewritten])
-        digests, outcomes = digests_and_outcomes(lines)
+        digests, *columns = (lines[name].to_pylist() for name in ("digest", *RowOutcome._fields))
+        outcomes = [RowOutcome(*values) for values in zip(*columns, strict=True)]
         origin = np.repeat(rewritten, [int(stays[number].sum()) for number in rewritten])
         features, high = np.empty((len(lines), *store.row_shape), store.dtype), 0
         for number in rewritten:

@@ -62,12 +62,6 @@ def rows_table(digests: Sequence[bytes], outcomes: Sequence[RowOutcome], checksu
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
-def digests_and_outcomes(rows: pa.Table) -> tuple[list[bytes], list[RowOutcome]]:
-    """The digests (n) that :func:`rows_table` put into ``rows``, and their outcomes."""
-    digests, *columns = (rows[name].to_pylist() for name in ("digest", *RowOutcome._fields))
-    return digests, [RowOutcome(*values) for values in zip(*columns, strict=True)]
-
-
 def fragment_key(number: int) -> str:
     """The key of the rows of chunk ``number``."""
     return f"{_FOLDER}{number}{_SUFFIX}"

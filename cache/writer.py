@@ -35,7 +35,6 @@ from cache.reader import FeatureStore
 from cache.rows import (
     RowOutcome,
     as_stored,
-    digests_and_outcomes,
     fragment_bytes,
     fragment_key,
     provenance_of,
@@ -226,13 +225,14 @@ class StoreWriter:
     def _committed(self, chunk: Chunk) -> list[RowOutcome]:
         """The outcomes of ``chunk`` that another process has committed."""
         rows = read_fragment(self._storage, chunk.number, self.store.how_to_mend(chunk.number))
-        digests, outcomes = digests_and_outcomes(rows.slice(chunk.start, len(chunk.digests)))
+        rows = rows.slice(chunk.start, len(chunk.digests))
+        digests, *columns = (rows[name].to_pylist() for name in ("digest", *RowOutcome._fields))
         if digests != list(chunk.digests):
             raise StoreBusyError(
                 f"chunk {chunk.number} of {self.store.address} holds other images than this plan says: another run has "
                 "made a new plan. Start again, to compute what is still missing."
             )
-        return outcomes
+        return [RowOutcome(*values) for values in zip(*columns, strict=True)]
 
 
 def drop_committed_plan(store: FeatureStore) -> None:
