@@ -264,7 +264,8 @@ class _Named:
         return [self._places[name] for name in names if name in self._places]
 
     def note(self, row: int) -> str:
-        return "" if self.given.by_digest else f"{_NOTE}{self.given.names[row]}"
+        name = self.given.names[row]
+        return f"{_NOTE}{name}" if isinstance(name, str) else ""
 
     def stored(self, row: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
         """The feature (1, D) as a store of ``dtype`` holds it; NaN where it cannot."""
