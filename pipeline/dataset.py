@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import NamedTuple
-
-import pyarrow as pa
 
 from cache import DigestCache, FeatureStore, Storage, fingerprint
 from cache.errors import ConfigError, MissingRowsError, StaleStoreError
@@ -107,17 +105,6 @@ def counts_text(counts: Mapping[str, int]) -> str:
     '1,200 records, 40 validation query'
     """
     return ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items() if count)
-
-
-def recalled(run: Run) -> Run:
-    """The ``run`` with the digests that the images that cannot be read now had when they were read last."""
-    records = run.records
-    unread = records.unreadable().uris
-    known = dict(zip(unread, run.digests.remembered(unread), strict=True))
-    column = [digest or known.get(uri) for uri, digest in zip(records.uris, records.digests, strict=True)]
-    place, field = records.table.schema.get_field_index("digest"), records.table.schema.field("digest")
-    table = records.table.set_column(place, field, pa.array(column, field.type))
-    return replace(run, records=replace(records, table=table))
 
 
 def remarks(config: RunConfig, records: Records, counts: Mapping[str, int]) -> list[str]:
@@ -238,6 +225,4 @@ def _filled(run: Run, wanted: FeaturesConfig) -> tuple[tuple[Backbone, ...], lis
             errors.append(error)
     if not matches:
         raise errors[0]
-    if len(matches) == 1:
-        return matches[0]
     return max(matches, key=lambda match: int(match[1][0].usable(run.records.digests).sum()))

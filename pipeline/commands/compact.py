@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow as pa
 import typer
 
 from cache import FeatureStore
@@ -17,7 +19,7 @@ from cache.lock import writer_lock
 from cache.storage import storage_of
 from pipeline.commands.options import RunFiles, stores_below
 from pipeline.config import RAW
-from pipeline.dataset import Run, feature_sets, open_run, recalled
+from pipeline.dataset import Run, feature_sets, open_run
 from pipeline.scores import index_key
 from pipeline.vectors import Vectors, head_key, training_arguments
 from stages.training import head_identity
@@ -33,9 +35,7 @@ def compact(
     runs: dict[Path, list[Run]] = {}
     for run_file in run_files:
         run = open_run(run_file, quiet=True)
-        unread, as_it_was = run.records.unreadable().uris, recalled(run)
-        _say_unread(run_file, unread, as_it_was.records.unreadable().uris)
-        runs.setdefault(run.artifacts, []).extend([run, *([as_it_was] if unread else [])])
+        runs.setdefault(run.artifacts, []).extend([run, *_as_it_was(run)])
     listed = {digest for named in runs.values() for run in named for digest in run.records.digests}
     for folder, named in sorted(runs.items()):
         gone = _unnamed(folder, named)
@@ -59,20 +59,29 @@ def compact(
         typer.echo("Nothing was changed. Other run files may share these folders: name them all, then add --yes.")
 
 
-def _say_unread(run_file: str, uris: list[str], unknown: list[str]) -> None:
-    """Name what cannot be read. StoreError where an image may have a row that is not known to be its own."""
-    if not uris:
-        return
-    if lost := [uri for uri in unknown if not Path(uri).is_symlink()]:
+def _as_it_was(run: Run) -> list[Run]:
+    """The ``run`` with the digests that images had which cannot be read now, where there are any; they are named.
+
+    StoreError where an image may have a row that is not known to be its own.
+    """
+    records, unread = run.records, run.records.unreadable().uris
+    if not unread:
+        return []
+    known = dict(zip(unread, run.digests.remembered(unread), strict=True))
+    column = [digest or known.get(uri) for uri, digest in zip(records.uris, records.digests, strict=True)]
+    place, field = records.table.schema.get_field_index("digest"), records.table.schema.field("digest")
+    before = replace(records, table=records.table.set_column(place, field, pa.array(column, field.type)))
+    if lost := [uri for uri in before.unreadable().uris if not Path(uri).is_symlink()]:
         raise StoreError(
-            f"{len(lost):,} images of {run_file} cannot be read now, the first of them {lost[0]}, so their rows cannot "
+            f"{len(lost):,} images of {run.file} cannot be read now, the first of them {lost[0]}, so their rows cannot "
             "be told from those that no dataset lists. Bring them back (is a disk missing?), or drop them from the "
             "table."
         )
     typer.echo(
-        f"{len(uris):,} images of {run_file} cannot be read now, the first of them {uris[0]}: "
+        f"{len(unread):,} images of {run.file} cannot be read now, the first of them {unread[0]}: "
         "rows of what they were when they were read last stay"
     )
+    return [replace(run, records=before)]
 
 
 def _unnamed(folder: Path, runs: Sequence[Run]) -> list[Path]:
@@ -80,10 +89,8 @@ def _unnamed(folder: Path, runs: Sequence[Run]) -> list[Path]:
 
     Raises MissingRowsError where the features of a run are not extracted, as its heads cannot be told then.
     """
-    embeddings, names = (
-        [*map(FeatureStore, stores_below(storage_of(folder / "embeddings")))],
-        {run.name for run in runs},
-    )
+    embeddings = [FeatureStore(storage) for storage in stores_below(storage_of(folder / "embeddings"))]
+    names = {run.name for run in runs}
     named = {path for run in runs for path in _named(run, embeddings)}
     made = (path for pattern in _MADE for path in folder.glob(pattern))
     own = (path for path in made if not {path, path.with_suffix("")} & named)  # a head's checkpoint is beside it
