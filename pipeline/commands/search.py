@@ -68,7 +68,7 @@ def search(
     if not any((images, text, like, unlike)):
         raise ConfigError("there is nothing to search for: give an image, --text or --like")
     if images and not any(file_exists(parse_source(image).path) for image in images):
-        raise AbsentPathError("no image to search for is there:\n" + "\n".join(images))
+        raise AbsentPathError("no such image:\n" + "\n".join(images))
     filters = where_values(where)
     opened = _bundle if is_bundle(run_file) else partial(_run, words=bool(text))
     searcher, limit, shares, display = opened(run_file, head, everything, limits[0] if limits else None, quiet)
