@@ -88,7 +88,7 @@ def numbers_fingerprint(features: Features, digests: Sequence[bytes]) -> str:
 
 
 def fuse(
-    parts: Sequence[npt.NDArray[np.generic]], dtype: npt.DTypeLike, proportions: npt.NDArray[np.float32] | None = None
+    parts: Sequence[npt.NDArray[np.generic]], dtype: npt.DTypeLike, proportions: npt.NDArray[np.generic] | None = None
 ) -> npt.NDArray[np.generic]:
     """Fused rows (n, D): ``parts`` (n, D_i), each brought to unit length, then ``proportions`` (n, 3).
 

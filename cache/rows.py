@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -37,6 +38,7 @@ _FOLDER = "rows/"
 _SUFFIX = ".parquet"
 _PROVENANCE = b"provenance"
 _CHECKSUM = b"features_crc32c"
+_MOVED = 0.01  # of its length: how far rounding may move a row
 
 
 class RowOutcome(NamedTuple):
@@ -122,3 +124,59 @@ def checksum_of(rows: pa.Table) -> int | None:
     """The crc32c of the data that ``rows`` were committed with; None in a store of version 0.1.0."""
     written = rows.schema.metadata.get(_CHECKSUM)
     return None if written is None else int(written)
+
+
+def as_stored(
+    features: npt.NDArray[np.generic], dtype: np.dtype[np.generic], outcomes: Sequence[RowOutcome], name: str
+) -> tuple[npt.NDArray[np.generic], list[RowOutcome]]:
+    """The ``features`` (n, ...) of ``name`` in the ``dtype`` of a store, and the outcomes (n,) that are true of them.
+
+    A row has failed, and is NaN, that is not finite in ``dtype``, or so small that rounding moves it by more than a
+    hundredth of its length. A row of zeros stays.
+
+    >>> given = np.float32([[3, 4], [3e-8, 4e-8], [0, 0]])
+    >>> rows, outcomes = as_stored(given, np.dtype("float16"), [RowOutcome()] * 3, "net")
+    >>> [outcome.status for outcome in outcomes]
+    ['ok', 'failed', 'ok']
+    """
+    with np.errstate(over="ignore"):  # an overflow is named and refused just below
+        block = features.astype(dtype)
+    within = tuple(range(1, block.ndim))
+    wrong = ~np.asarray(np.isfinite(block).all(axis=within))
+    if features.dtype != block.dtype:
+        wrong |= _lost(features, block)
+    stored = [
+        outcome._replace(status="failed", error=_why_not_stored(features[row], dtype, name))
+        if outcome.status == "ok" and wrong[row]
+        else outcome
+        for row, outcome in enumerate(outcomes)
+    ]
+    block[[row for row, outcome in enumerate(stored) if outcome.status != "ok"]] = np.nan
+    return block, stored
+
+
+def _lost(features: npt.NDArray[np.generic], block: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """Which rows (n,) of ``features`` (n, ..., D) are moved too far by being rounded to ``block``."""
+    lost = np.zeros(len(block), np.bool_)
+    if not block.size:
+        return lost
+    # Rounding moves each number by half the smallest step at most, or by as good as nothing where it is larger.
+    suspect = math.sqrt(block.shape[-1]) * float(np.finfo(str(block.dtype)).smallest_subnormal) / _MOVED
+    largest = np.maximum(features.max(axis=-1), -features.min(axis=-1)).reshape(len(block), -1).min(axis=1)
+    for row in np.flatnonzero(largest < suspect):
+        exact = features[row].astype(np.float64)
+        unit = np.abs(exact).max(axis=-1, keepdims=True)
+        exact, rounded = (values / np.where(unit > 0, unit, 1) for values in (exact, block[row].astype(np.float64)))
+        moved, length = (np.linalg.norm(values, axis=-1) for values in (rounded - exact, exact))
+        lost[row] = (moved > _MOVED * length).any()
+    return lost
+
+
+def _why_not_stored(feature: npt.NDArray[np.generic], dtype: np.dtype[np.generic], name: str) -> str:
+    values = feature.astype(np.float64)
+    largest = np.abs(values).max()
+    if not np.isfinite(values).all():
+        return f"{name} gave NaN or infinity"
+    if largest > np.finfo(str(dtype)).max:
+        return f"{name} gave {largest:.4g}, past the largest {dtype}"
+    return f"{name} gave numbers of at most {largest:.4g}, too small for {dtype}: scale them, or store another dtype"

@@ -32,7 +32,16 @@ from cache.folded_rows import Chunks, fold
 from cache.lock import confirm_driver, driver_lease, writer_lock
 from cache.object_storage import ObjectStorage
 from cache.reader import FeatureStore
-from cache.rows import RowOutcome, fragment_bytes, fragment_key, provenance_of, read_fragment, row_checksums, rows_table
+from cache.rows import (
+    RowOutcome,
+    as_stored,
+    fragment_bytes,
+    fragment_key,
+    provenance_of,
+    read_fragment,
+    row_checksums,
+    rows_table,
+)
 from cache.sealed import parquet_bytes, read_parquet
 from cache.storage import LocalStorage, Storage, has
 
@@ -150,7 +159,7 @@ class StoreWriter:
         """Commit ``chunk``: its features (n, D), or (n, V, D), first, then the rows that say it is there.
 
         What is planned can be committed in pieces, from its beginning: a piece is a chunk with a later ``start``.
-        A feature that is not finite in the stored dtype is not stored: its row becomes ``failed`` with the reason.
+        A feature that the stored dtype cannot hold (:func:`cache.rows.as_stored`) becomes ``failed`` with the reason.
         Returns the outcomes as committed: those of another process where that was first.
 
         Raises UnwritableError, as on a full disk: then nothing of the chunk is there; and StoreBusyError where another
@@ -162,7 +171,7 @@ class StoreWriter:
                 f"chunk {number} has {len(chunk.digests)} rows of shape {store.row_shape}; "
                 f"got features {features.shape} and {len(outcomes)} outcomes"
             )
-        stored, outcomes = _as_stored(store, features, outcomes)
+        stored, outcomes = as_stored(features, store.dtype, outcomes, store.name)
         block = np.full((store.chunk_rows, *store.row_shape), np.nan, store.dtype)
         block[chunk.start : chunk.start + len(stored)] = stored
         rows = rows_table(chunk.digests, outcomes, row_checksums(stored))
@@ -239,30 +248,6 @@ def for_commits(store: FeatureStore) -> FeatureStore:
     failed = {number: rows.filter(pc.not_equal(rows["status"], "ok")) for number, rows in store.chunks().items()}
     rows = {number: rows for number, rows in failed.items() if rows.num_rows}
     return FeatureStore(store.storage, Chunks(dict.fromkeys(rows), None, rows))
-
-
-def _as_stored(
-    store: FeatureStore, features: npt.NDArray[np.generic], outcomes: Sequence[RowOutcome]
-) -> tuple[npt.NDArray[np.generic], list[RowOutcome]]:
-    """``features`` (n, ...) as they are stored, and the outcomes that are true of them."""
-    with np.errstate(over="ignore"):  # an overflow is named and refused just below
-        block = features.astype(store.dtype)
-    finite = np.asarray(np.isfinite(block).all(axis=tuple(range(1, block.ndim))))
-    stored = [
-        outcome._replace(status="failed", error=_why_not_finite(store, features[row]))
-        if outcome.status == "ok" and not finite[row]
-        else outcome
-        for row, outcome in enumerate(outcomes)
-    ]
-    block[[row for row, outcome in enumerate(stored) if outcome.status != "ok"]] = np.nan
-    return block, stored
-
-
-def _why_not_finite(store: FeatureStore, feature: npt.NDArray[np.generic]) -> str:
-    values = feature.astype(np.float64)
-    if not np.isfinite(values).all():
-        return f"{store.name} gave NaN or infinity"
-    return f"{store.name} gave {np.abs(values).max():.4g}, past the largest {store.dtype}"
 
 
 @contextmanager

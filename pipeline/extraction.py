@@ -108,7 +108,8 @@ def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
     for wanted in run.config.backbones:
         if isinstance(wanted, PrecomputedConfig):
             run.display.say(f"reading {wanted.name} from {wanted.path}")
-            how: dict[str, Any] = {"dtype": run.config.extraction.dtype, "wait": hardware.wait, "digests": run.digests}
+            how: dict[str, Any] = {"dtype": run.config.extraction.dtype, "retry_failed": hardware.retry_failed}
+            how |= {"wait": hardware.wait, "digests": run.digests}
             done.append(import_features(wanted, run.records, run.storage.below("features"), **how))
     images = len(run.records.digests.readable().unique())
     summaries = []

@@ -10,8 +10,9 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -132,6 +133,12 @@ class ColumnsConfig(SourceConfig):
                 "([] where images have no label)"
             )
 
+    @property
+    def several(self) -> set[str]:
+        """The columns that may list several values of an image: attributes and tags."""
+        single = {*as_names(self.label), self.key, self.domain, self.split}
+        return {name for name in (*self.attributes, self.tags) if name is not None and name not in single}
+
     def named(self, names: Collection[str]) -> dict[str, str]:
         """The columns of ``key``, ``domain``, ``split`` and ``tags`` where there are any, of a file with ``names``."""
         split = None if self.split == CLASS_DISJOINT else self.split or ("split" if "split" in names else None)
@@ -148,6 +155,8 @@ class ColumnsConfig(SourceConfig):
         columns |= {f"attributes.{name}": texts[name] for name in self.attributes}
         if self.strip:
             columns |= {name: trimmed(column) for name, column in columns.items() if name not in ("key", "tags")}
+        empty = [name for name in columns if name == "tags" or name.startswith("attributes.")]
+        notes = (*notes, *(note for name in empty for note in empty_notes(columns[name], name)))
         for name, values in made.items():
             columns[name] = values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
         return Source(pa.table({"label": label, **columns}), notes=notes)
@@ -172,21 +181,87 @@ def refuse_absent(path: Path | str, wanted: Iterable[str], names: Sequence[str],
             raise RecordsError(f"{path} has no {what} {column!r}.{hint} It has: {', '.join(names) or 'none'}.")
 
 
+class Nested(NamedTuple):
+    """A cell whose value has values in it, or is no text: its row, from 0, and the value."""
+
+    row: int
+    value: object
+
+    @property
+    def listed(self) -> bool:
+        """Whether it is a list of text, which attributes and tags may be."""
+        return isinstance(self.value, list) and all(isinstance(name, str) for name in self.value)
+
+
+def first_nested(values: Iterable[object]) -> list[Nested]:
+    """The first list of text among the values of a column, and the first of what else is nested."""
+    first: dict[bool, Nested] = {}
+    for row, value in enumerate(values):
+        if isinstance(value, (list, dict)):
+            cell = Nested(row, value)
+            first.setdefault(cell.listed, cell)
+    return [*first.values()]
+
+
+def nested_in(column: pa.ChunkedArray) -> list[Nested]:
+    """:func:`first_nested` of a column of an Arrow table, or its first value where its type has no text."""
+    if _lists_text(column.type):
+        return first_nested(column.to_pylist())
+    if not pa.types.is_nested(column.type) and _cast(column) is not None:
+        return []
+    cells = (Nested(row, value.as_py()) for row, value in enumerate(column) if value.is_valid)
+    return [*islice((cell for cell in cells if not cell.listed), 1)]
+
+
+def refuse_nested(place: Callable[[int], str], column: str, cells: Iterable[Nested], several: Collection[str]) -> None:
+    """Raise :class:`RecordsError` for the ``cells`` of ``column`` that are no value; ``several`` columns may list text.
+
+    ``place`` is what a message calls a row.
+    """
+    for cell in cells:
+        if cell.listed and column in several:
+            continue
+        must = "text, a number or a list of text" if column in several else "text or a number"
+        mend = ". Several values of an image are for attributes and tags" if cell.listed else ""
+        raise RecordsError(
+            f"{place(cell.row)}: the column {column!r} holds {cell.value!s:.100}; a value must be {must}{mend}"
+        )
+
+
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of an Arrow table as text, empty cells and NaN null; all null where its type has no text."""
+    """A column of an Arrow table as text, empty cells and NaN null, lists of text JSON; all null where it has no text.
+
+    >>> as_text(pa.chunked_array([[["red", "mug"], None]])).to_pylist()
+    ['["red", "mug"]', None]
+    """
+    if pa.types.is_nested(column.type):
+        values = column.to_pylist() if _lists_text(column.type) else [None] * len(column)
+        return pa.chunked_array([pa.array([scalar(value) for value in values], pa.string())])
+    if (text := _cast(column)) is None:
+        return pa.chunked_array([pa.nulls(len(column), pa.string())])
+    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+
+
+def _lists_text(kind: pa.DataType) -> bool:
+    return pa.types.is_nested(kind) and str(getattr(kind, "value_type", "")).removeprefix("large_") == "string"
+
+
+def _cast(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """A column whose type is not nested as text; None where it has none, as bytes that are not UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     try:
         if pa.types.is_floating(column.type):  # pandas writes missing values of numbers as NaN
             column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-        text = column.cast(pa.string())
-    except pa.ArrowException:  # lists, structs, bytes: no key, label or split
-        return pa.chunked_array([pa.nulls(len(column), pa.string())])
-    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+        return column.cast(pa.string())
+    except pa.ArrowException:
+        return None
 
 
 def scalar(value: object) -> str | None:
-    """A value of a JSON object as text, as :func:`as_text` has it; None for lists and objects, which are no label."""
+    """A value of a JSON object as text, as :func:`as_text` has it: a list of text as JSON, None for what else nests."""
+    if isinstance(value, list) and Nested(0, value).listed:
+        return json.dumps(value, ensure_ascii=False)
     if value is None or isinstance(value, (list, dict)):
         return None
     if isinstance(value, float):
@@ -268,6 +343,11 @@ def _refuse_merged(parts: pa.Table, columns: Sequence[str]) -> None:
                 f"two classes have the label {'/'.join(values)!r}: {first} and {values} of the columns "
                 f"{', '.join(columns)}, joined by '/'. Make one column of them that tells them apart."
             )
+
+
+def empty_notes(values: pa.ChunkedArray, what: str) -> list[str]:
+    """A note where each of ``values`` (N,) of ``what`` is empty."""
+    return [f"{what} is empty in all {len(values):,} rows"] * (values.null_count == len(values))
 
 
 def label_notes(labels: pa.ChunkedArray) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -16,7 +16,16 @@ import pyarrow.parquet as pq
 from cache.errors import RecordsError
 from cache.source import ImageSource
 from cache.storage import open_file
-from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names, as_text, refuse_absent
+from stages.datasets.config import (
+    BY_FILE,
+    ColumnsConfig,
+    Source,
+    as_names,
+    as_text,
+    nested_in,
+    refuse_absent,
+    refuse_nested,
+)
 from stages.datasets.shards import Shard, find_shards
 
 
@@ -44,7 +53,7 @@ class ParquetConfig(ColumnsConfig):
         if self.split == BY_FILE:
             del named["split"]
         wanted = (*named.values(), *as_names(self.label), *self.attributes)
-        texts = pa.concat_tables([_texts(file, wanted) for file in files])
+        texts = pa.concat_tables([_texts(file, wanted, self.several) for file in files])
         if texts.num_rows == 0:
             raise RecordsError(f"{self.path} has no rows")
         made = {
@@ -113,13 +122,14 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
         return {}
 
 
-def _texts(file: _File, wanted: Sequence[str]) -> pa.Table:
+def _texts(file: _File, wanted: Sequence[str], several: Collection[str]) -> pa.Table:
     refuse_absent(file.shard.path, wanted, file.columns)
     table = _read(file, list(dict.fromkeys(wanted)))
     columns = {}
     for name in table.column_names:
         kind = table[name].type
-        if pa.types.is_nested(kind) or _is_bytes(kind):
+        refuse_nested(lambda row: f"{file.shard.path}, row {row}", name, nested_in(table[name]), several)
+        if _is_bytes(kind):
             raise RecordsError(f"{file.shard.path}: the column {name!r} holds {kind}; a value must be text or a number")
         named = name in file.classes and pa.types.is_integer(kind)
         columns[name] = _named(file, name, table[name]) if named else as_text(table[name])

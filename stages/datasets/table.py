@@ -8,11 +8,11 @@ import io
 import json
 import os
 import posixpath
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,19 @@ from cache import digest_bytes, parse_source
 from cache.atomic import replace_bytes
 from cache.errors import AbsentPathError, RecordsError, SettingsError
 from cache.storage import is_url
-from stages.datasets.config import ColumnsConfig, Source, as_names, as_text, refuse_absent, scalar, text_table
+from stages.datasets.config import (
+    ColumnsConfig,
+    Nested,
+    Source,
+    as_names,
+    as_text,
+    first_nested,
+    nested_in,
+    refuse_absent,
+    refuse_nested,
+    scalar,
+    text_table,
+)
 from stages.datasets.delimited import Dialect, detect_encoding, read_delimited
 
 _DETECTED = Dialect()
@@ -69,13 +81,14 @@ class TableConfig(ColumnsConfig):
     def read(self) -> Source:
         """Read the named columns; which files exist is not looked at."""
         path = Path(self.path)
-        table, notes = read_columns(path, Dialect(self.delimiter, self.encoding, self.quoted))
+        read = read_columns(path, Dialect(self.delimiter, self.encoding, self.quoted))
+        table, notes = read.table, read.notes
         root = self.root if self.root is not None else str(path.parent)
         names = table.column_names
         if not self.images:
-            return self._without_images(path, table, notes)
+            return self._without_images(path, read)
         named = {"key": "key" if "key" in names else self.image} | self.named(names)
-        refuse_absent(path, (self.image, *named.values(), *as_names(self.label), *self.attributes), names)
+        self._check(path, read, (self.image, *named.values()))
         images = table[self.image]
         if images.null_count:
             row = int(np.flatnonzero(images.is_null())[0]) + 1
@@ -83,10 +96,18 @@ class TableConfig(ColumnsConfig):
         source = self.source(table, named, {"uri": _all_below(root, images)})
         return source._replace(notes=(*notes, *source.notes))
 
-    def _without_images(self, path: Path, table: pa.Table, notes: tuple[str, ...]) -> Source:
+    def _check(self, path: Path, read: Columns, named: Iterable[str]) -> None:
+        """Raise RecordsError for a column that is used and not there, or has cells that are no value."""
+        used = (*named, *as_names(self.label), *self.attributes)
+        refuse_absent(path, used, read.table.column_names)
+        for name in used:
+            refuse_nested(lambda row: f"{path}, row {row + 1}", name, read.nested(name), self.several)
+
+    def _without_images(self, path: Path, read: Columns) -> Source:
         """The rows by their keys alone, each with a digest that follows from the key."""
+        table, notes = read.table, read.notes
         named = {"key": "key"} | self.named(table.column_names)
-        refuse_absent(path, (*named.values(), *as_names(self.label), *self.attributes), table.column_names)
+        self._check(path, read, named.values())
         source = self.source(table, named, {"uri": [""] * len(table)})
         keys = table[named["key"]].to_pylist()
         digests = pa.array([key and digest_bytes(_KEY + key.encode()) for key in keys], pa.binary(32))
@@ -121,9 +142,18 @@ def _below(root: str, image: str) -> str:
     return source._replace(path=f"{root.rstrip('/')}/{path}" if is_url(root) else path).uri
 
 
-def read_columns(path: Path, dialect: Dialect = _DETECTED) -> tuple[pa.Table, tuple[str, ...]]:
-    """All columns of a csv, tsv, parquet or jsonl file as text, empty cells null; and notes on how it was read."""
-    readers = {".csv": read_delimited, ".tsv": read_delimited, ".parquet": _read_parquet, ".jsonl": _read_jsonl}
+class Columns(NamedTuple):
+    """The columns of a file as text, empty cells null, and notes on how it was read."""
+
+    table: pa.Table
+    notes: tuple[str, ...]
+    nested: Callable[[str], list[Nested]]
+    """What cells of a column are nested (:func:`first_nested`)."""
+
+
+def read_columns(path: Path, dialect: Dialect = _DETECTED) -> Columns:
+    """All columns of a csv, tsv, parquet or jsonl file."""
+    readers = {".csv": _read_cells, ".tsv": _read_cells, ".parquet": _read_parquet, ".jsonl": _read_jsonl}
     reader = readers.get(path.suffix.lower())
     if reader is None and not path.exists():
         raise AbsentPathError(f"{path} does not exist")
@@ -132,7 +162,7 @@ def read_columns(path: Path, dialect: Dialect = _DETECTED) -> tuple[pa.Table, tu
             f"{path} is not a table that can be read: its name must end in {', '.join(readers)}. Or name a folder."
         )
     try:
-        table, notes = reader(path, dialect)
+        table, notes, nested = reader(path, dialect)
     except FileNotFoundError:
         raise AbsentPathError(f"{path} does not exist") from None
     except (pa.ArrowException, ValueError, OSError) as error:
@@ -142,15 +172,20 @@ def read_columns(path: Path, dialect: Dialect = _DETECTED) -> tuple[pa.Table, tu
         raise RecordsError(f"{path} has the column {repeated[0]!r} more than once")
     if table.num_rows == 0:
         raise RecordsError(f"{path} has no rows")
-    return pa.table({name: as_text(table[name]) for name in names}), notes
+    return Columns(pa.table({name: as_text(table[name]) for name in names}), notes, nested)
 
 
-def _read_parquet(path: Path, _: Dialect) -> tuple[pa.Table, tuple[str, ...]]:
+def _read_cells(path: Path, dialect: Dialect) -> Columns:
+    return Columns(*read_delimited(path, dialect), lambda _: [])
+
+
+def _read_parquet(path: Path, _: Dialect) -> Columns:
     with pq.ParquetFile(path) as file:
-        return file.read(), ()
+        table = file.read()
+    return Columns(table, (), lambda name: nested_in(table[name]))
 
 
-def _read_jsonl(path: Path, dialect: Dialect) -> tuple[pa.Table, tuple[str, ...]]:
+def _read_jsonl(path: Path, dialect: Dialect) -> Columns:
     """A line ends with a line feed; within a text JSON allows every other character that Unicode ends lines with."""
     text = path.read_bytes().decode(dialect.encoding or detect_encoding(path)).removeprefix("\ufeff")
     rows = []
@@ -164,7 +199,8 @@ def _read_jsonl(path: Path, dialect: Dialect) -> tuple[pa.Table, tuple[str, ...]
         if not isinstance(rows[-1], dict):
             raise SettingsError(f"line {number}: every line must be an object, got {line:.50}")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return text_table({name: [scalar(row.get(name)) for row in rows] for name in names}), ()
+    table = text_table({name: [scalar(row.get(name)) for row in rows] for name in names})
+    return Columns(table, (), lambda name: first_nested(row.get(name) for row in rows))
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

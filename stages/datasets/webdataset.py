@@ -7,14 +7,24 @@ in small letters. Members without an extension and hidden ones (``._KEY.jpg``) b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, ClassVar, Literal, NamedTuple
 
 from cache.errors import RecordsError
 from cache.source import ImageSource
 from cache.storage import open_file
-from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names, refuse_absent, scalar, text_table
+from stages.datasets.config import (
+    BY_FILE,
+    ColumnsConfig,
+    Source,
+    as_names,
+    first_nested,
+    refuse_absent,
+    refuse_nested,
+    scalar,
+    text_table,
+)
 from stages.datasets.folder import EXTENSIONS
 from stages.datasets.shards import Member, Shard, find_shards, list_members
 
@@ -44,10 +54,11 @@ class WebDatasetConfig(ColumnsConfig):
     def read(self) -> Source:
         """List the samples; no image is read. A sample without an image is a row with a ``problem``."""
         wanted = {*as_names(self.label), *self.attributes, *self.named({"domain", "split"}).values()}
+        lists = dict.fromkeys(wanted, False) | dict.fromkeys(self.several, True)
         known: set[str] = set()
         others: _Others = {}
         shards = find_shards(self.path, ".tar")
-        samples = [sample for shard in shards for sample in _samples(shard, wanted, known, others)]
+        samples = [sample for shard in shards for sample in _samples(shard, lists, known, others)]
         named = self.named(known)
         if self.split == BY_FILE:
             del named["split"]
@@ -86,10 +97,11 @@ class _Sample(NamedTuple):
         return f"{self.shard.path}, sample {self.key!r}"
 
 
-def _samples(shard: Shard, wanted: Set[str], known: set[str], others: _Others) -> Iterator[_Sample]:
+def _samples(shard: Shard, wanted: Mapping[str, bool], known: set[str], others: _Others) -> Iterator[_Sample]:
     """The samples of one shard, in the order of their first members.
 
-    ``known`` collects the names of all fields, ``others`` what belongs to no sample.
+    ``wanted`` are the fields that are read, and whether a value may be a list. ``known`` collects the names of all
+    fields, ``others`` what belongs to no sample.
     """
     grouped: dict[str, dict[str, Member]] = {}
     for member in list_members(shard.path):
@@ -111,13 +123,21 @@ def _samples(shard: Shard, wanted: Set[str], known: set[str], others: _Others) -
         raise RecordsError(f"{shard.path} holds no sample: it is an empty tar, or its members have no extension")
     with open_file(shard.path) as file:
         for key, members in grouped.items():
-            fields = _fields(shard, file, members)
+            fields = _fields(shard, file, members, wanted)
             known.update(fields)
-            yield _Sample(shard, key, members, {name: fields[name] for name in wanted & fields.keys()})
+            yield _Sample(shard, key, members, {name: fields[name] for name in wanted.keys() & fields.keys()})
 
 
-def _fields(shard: Shard, file: BinaryIO, members: Mapping[str, Member]) -> dict[str, str | None]:
+def _fields(
+    shard: Shard, file: BinaryIO, members: Mapping[str, Member], wanted: Mapping[str, bool]
+) -> dict[str, str | None]:
     fields: dict[str, str | None] = {}
+    entries: dict[str, object] = {}
+    several = [name for name, lists in wanted.items() if lists]
+
+    def place(_: int) -> str:
+        return f"{shard.path}, member {members['json'].name!r}"
+
     for extension in ("json", *_TEXTS):
         if (member := members.get(extension)) is None:
             continue
@@ -128,6 +148,7 @@ def _fields(shard: Shard, file: BinaryIO, members: Mapping[str, Member]) -> dict
                 value = json.loads(content)
                 if not isinstance(value, dict):
                     raise TypeError(f"it is {type(value).__name__}, not an object")
+                entries = value
                 fields |= {name: scalar(entry) or None for name, entry in value.items()}
             else:
                 fields[extension] = content.decode("utf-8").strip() or None
@@ -136,6 +157,8 @@ def _fields(shard: Shard, file: BinaryIO, members: Mapping[str, Member]) -> dict
             raise RecordsError(
                 f"{shard.path}, member {member.name!r} cannot be read as {extension}: {error}"
             ) from error
+    for name in entries.keys() & wanted.keys():
+        refuse_nested(place, name, first_nested([entries[name]]), several)
     return fields
 
 

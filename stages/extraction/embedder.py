@@ -17,6 +17,7 @@ import numpy.typing as npt
 from cache import RowOutcome
 from cache.errors import SettingsError
 from cache.features import fuse, image_proportions
+from cache.rows import as_stored
 from cache.source import Box, ImageSource
 from stages.extraction.backbones import Backbone
 from stages.extraction.backbones.frozen import Forward
@@ -92,17 +93,17 @@ class Embedder:
 
     def _stored(self, parts: Sequence[Features], outcomes: list[RowOutcome]) -> npt.NDArray[np.generic]:
         """One batch as the feature stores hold it; what they cannot hold becomes a failure among ``outcomes``."""
-        with np.errstate(over="ignore"):  # refused just below
-            rows = [part[:, 0].astype(self.dtype) for part in parts]
-        for backbone, part in zip(self.backbones, rows, strict=True):
-            why = f"{backbone.name} gave values that {part.dtype} cannot hold"
-            for row in np.flatnonzero(~np.isfinite(part).all(axis=1)).tolist():
-                if outcomes[row].status == "ok":
-                    outcomes[row] = RowOutcome("failed", error=why)
+        rows = []
+        for backbone, part in zip(self.backbones, parts, strict=True):
+            row, outcomes[:] = as_stored(part[:, 0], self.dtype, outcomes, backbone.name)
+            rows.append(row)
         if not self._fused:
             return rows[0]
-        height, width = (np.array([max(1, getattr(o, side)) for o in outcomes]) for side in ("height", "width"))
-        proportions = image_proportions(height, width) if self.sizes else None
+        proportions: npt.NDArray[np.generic] | None = None
+        if self.sizes:
+            height, width = (np.array([max(1, getattr(o, side)) for o in outcomes]) for side in ("height", "width"))
+            proportions = image_proportions(height, width)
+            proportions, outcomes[:] = as_stored(proportions, self.dtype, outcomes, "the size of the image")
         return fuse(rows, self.dtype, proportions)
 
 

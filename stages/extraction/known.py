@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -24,9 +24,10 @@ import numpy.typing as npt
 
 from cache import FeatureStore, Provenance, Storage, digest_file, fingerprint, parse_source
 from cache.atomic import unless_read_only
-from cache.errors import DamagedStoreError, WeightsError
+from cache.errors import DamagedStoreError, RecordsError, WeightsError
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_json
+from cache.source import ImageSource
 from cache.storage import Where, has, storage_of
 from stages.device import check_device, compute_with, device_name
 from stages.extraction.backbones import Backbone, BackboneConfig, announced_backbones, load_backbones
@@ -150,17 +151,41 @@ def _training_images(records: Records) -> str:
 
 
 def _images(records: Records) -> Iterator[npt.NDArray[np.uint8]]:
-    """The images of ``records``, each once, in the order of their digests: names and rows do not change a basis."""
-    for digest, uri in sorted(dict(zip(records.digests, records.uris, strict=True)).items()):
+    """The images of ``records``, each once, in the order of their digests: names and rows do not change a basis.
+
+    What decodes to nothing is left out, as extraction lists it. RecordsError for what cannot be read at this moment.
+    """
+    places: dict[bytes, list[tuple[str, str]]] = {}
+    for digest, key, uri in zip(records.digests, records.keys, records.uris, strict=True):
+        if digest:
+            places.setdefault(digest, []).append((key, uri))
+    for digest in sorted(places):
+        source, content = _read(digest, places[digest])
+        try:
+            yield decode(content, box=source.box)
+        except NoDecoderError:
+            raise  # the basis would depend on what is installed
+        except DecodeError:
+            continue
+
+
+def _read(digest: bytes, places: Sequence[tuple[str, str]]) -> tuple[ImageSource, bytes]:
+    """The bytes of ``digest`` from the first of ``places``, keys and URIs, that holds them."""
+    problems = []
+    for key, uri in places:
         source = parse_source(uri)
         try:
             content = source.read()
-            if source.digest(content) == digest:
-                yield decode(content, box=source.box)
-        except NoDecoderError:
-            raise  # the basis would depend on what is installed
-        except (OSError, DecodeError):
-            continue  # extraction lists it as failed
+        except OSError as error:
+            problems.append(f"{key!r} ({uri}) cannot be read: {error}")
+            continue
+        if source.digest(content) == digest:
+            return source, content
+        problems.append(f"{key!r} ({uri}) has changed since it was listed")
+    raise RecordsError(
+        f"PCA is fitted to all training images, and {problems[0]}. Put it back and run the command again, or take it "
+        "out of the dataset."
+    )
 
 
 def sample_of(backbone: Backbone) -> Sample:

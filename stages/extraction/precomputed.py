@@ -7,8 +7,9 @@ a dataset that gives the image another key is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,8 +21,10 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 
 from cache import DigestCache, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
+from cache.digest_list import joined_digests
 from cache.errors import AbsentPathError, MissingExtraError, RecordsError, SettingsError, StaleStoreError
 from cache.fingerprint import JSON, fingerprint
+from cache.rows import as_stored
 from cache.settings import Settings
 from cache.storage import Where
 from cache.writer import drop_committed_plan
@@ -32,6 +35,7 @@ DIGEST = "digest"
 """The column of a table that says the sha256 of each image's bytes; where there is one, keys are not looked at."""
 
 _NOTE = "from the key "
+_LACKED = " has no feature of this {}"
 _FORMATS = ".npy, .parquet, .arrow, .feather, .lance, or the folder of a saved Hugging Face dataset"
 
 
@@ -173,14 +177,16 @@ def import_features(
     path: Where,
     *,
     dtype: str = "float16",
+    retry_failed: bool = False,
     wait: bool = False,
     digests: DigestCache | None = None,
 ) -> Filled:
     r"""Fill the store of ``config`` below ``path`` with the features of ``records`` that it lacks.
 
-    A record that the file has no feature for becomes a row that failed, with the reason, and so does a feature with NaN
-    or of a size that ``dtype`` cannot hold. StaleStoreError where an image has another key than when its feature was
-    read.
+    A record that the file has no feature for becomes a row that failed, with the reason, until it is given a key that
+    the file has; so does a feature with NaN, or that ``dtype`` cannot hold, which ``retry_failed`` reads again.
+    RecordsError where two keys of one image have different features, StaleStoreError where an image has another key
+    than when its feature was read, and another feature.
 
     >>> import tempfile
     >>> from stages.datasets import TableConfig
@@ -196,24 +202,30 @@ def import_features(
     """
     identity, origin = _identity(config, digests), Provenance.here("file", ("numpy", "pyarrow"))
     store = FeatureStore.open(path, config.name, identity, dim=_dim(config), dtype=dtype, provenance=origin)
-    _check_keys(store, records)
-    keys = {digest: key for digest, key in zip(records.digests, records.keys, strict=True) if digest}
-    if not store.missing(list(keys)):
+    keys, read = _keys(records), cache(partial(_Named.read, config))
+    _check_keys(store, keys, read)
+    failed = [
+        failure.digest
+        for failure in store.failures([*keys])
+        if retry_failed or failure.outcome.error.endswith((_LACKED.format("key"), _LACKED.format("digest")))
+    ]
+    wanted = store.missing([*keys])
+    if failed:
+        named = read()
+        wanted = joined_digests([wanted, [digest for digest in failed if named.rows(keys[digest], digest)]]).unique()
+    if not wanted:
         drop_committed_plan(store)
         return Filled(store, 0)
-    given = read_vectors(config)
-    places: dict[Any, int] = {name: row for row, name in enumerate(given.names)}
-    lacking = f"{config.path} has no feature of this {'digest' if given.by_digest else 'key'}"
+    named = read()
+    lacking = config.path + _LACKED.format("digest" if named.given.by_digest else "key")
     with StoreWriter(store, wait=wait) as writer:
-        chunks = writer.plan(list(keys)).chunks
+        chunks = writer.plan(wanted, retry_failed=True).chunks
         for chunk in chunks:
-            names: Sequence[Any] = chunk.digests if given.by_digest else [keys[digest] for digest in chunk.digests]
-            rows = np.array([places.get(name, -1) for name in names])
-            features = np.where(rows[:, None] < 0, np.nan, given.vectors[rows].astype(np.float64))
-            notes = ["" if given.by_digest else f"{_NOTE}{name}" for name in names]
+            places = [named.rows(keys[digest], digest) for digest in chunk.digests]
+            rows = np.array([own[0] if own else -1 for own in places])
+            features = np.where(rows[:, None] < 0, np.nan, named.given.vectors[rows].astype(np.float64))
             outcomes = [
-                RowOutcome("failed", error=lacking) if row < 0 else RowOutcome(error=note)
-                for row, note in zip(rows, notes, strict=True)
+                RowOutcome(error=named.note(own[0])) if own else RowOutcome("failed", error=lacking) for own in places
             ]
             writer.commit(chunk, features, outcomes, origin)
     return Filled(store, sum(len(chunk.digests) for chunk in chunks))
@@ -231,22 +243,68 @@ def find_imported(
     """The store that :func:`import_features` filled. Raises as :meth:`cache.FeatureStore.find`."""
     identity = _identity(config, digests)
     store = FeatureStore.find(path, config.name, identity, dim=_dim(config), dtype=dtype, remedy=remedy)
-    _check_keys(store, records)
+    _check_keys(store, _keys(records), cache(partial(_Named.read, config)))
     return store
 
 
-def _check_keys(store: FeatureStore, records: Records) -> None:
-    """Raise StaleStoreError for an image whose feature was read for another key than it has in ``records``."""
-    keys: dict[bytes, set[str]] = {}
+class _Named:
+    """The features of a file, to be looked up by the keys of an image or its digest."""
+
+    def __init__(self, given: Vectors) -> None:
+        self.given = given
+        self._places: dict[Any, int] = {name: row for row, name in enumerate(given.names)}
+
+    @classmethod
+    def read(cls, config: PrecomputedConfig) -> _Named:
+        return cls(read_vectors(config))
+
+    def rows(self, keys: Sequence[str], digest: bytes) -> list[int]:
+        """The rows of the file with a feature of the image, in the order of ``keys``."""
+        names: Sequence[Any] = [digest] if self.given.by_digest else keys
+        return [self._places[name] for name in names if name in self._places]
+
+    def note(self, row: int) -> str:
+        name = self.given.names[row]
+        return f"{_NOTE}{name}" if isinstance(name, str) else ""
+
+    def stored(self, row: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
+        """The feature (1, D) as a store of ``dtype`` holds it; NaN where it cannot."""
+        return as_stored(self.given.vectors[row : row + 1].astype(np.float64), dtype, [RowOutcome()], "")[0]
+
+
+def _keys(records: Records) -> dict[bytes, list[str]]:
+    """The keys of each image, in sorted order: several where records have the same bytes."""
+    keys: dict[bytes, list[str]] = {}
     for digest, key in zip(records.digests, records.keys, strict=True):
-        keys.setdefault(digest, set()).add(key)
+        if digest:
+            keys.setdefault(digest, []).append(key)
+    return {digest: sorted(own) for digest, own in keys.items()}
+
+
+def _check_keys(store: FeatureStore, keys: Mapping[bytes, Sequence[str]], read: Callable[[], _Named]) -> None:
+    """Raise where an image has not one feature: by two of its keys, or by the key that it had and the one of now."""
+    noted: dict[bytes, str] = {}
     for rows in store.chunks().values():
-        noted = rows.filter(pc.starts_with(rows["error"], _NOTE))
-        for digest, note in zip(noted["digest"].to_pylist(), noted["error"].to_pylist(), strict=True):
-            if digest in keys and (key := note.removeprefix(_NOTE)) not in keys[digest]:
-                differs = f"the image of key {min(keys[digest])!r}: its feature is that of the key {key!r}"
-                ways_out = f"Delete {store.address} and run `permafrost extract`, which reads by the keys of now."
-                raise StaleStoreError(store.address, [differs], ways_out)
+        with_note = rows.filter(pc.starts_with(rows["error"], _NOTE))
+        for digest, note in zip(with_note["digest"].to_pylist(), with_note["error"].to_pylist(), strict=True):
+            if digest in keys and note.removeprefix(_NOTE) not in keys[digest]:
+                noted.setdefault(digest, note.removeprefix(_NOTE))
+    for digest in dict.fromkeys([*noted, *(digest for digest, own in keys.items() if len(own) > 1)]):
+        named = read()
+        own = named.rows(keys[digest], digest)
+        features = [named.stored(row, store.dtype) for row in own]
+        for row, feature in zip(own, features, strict=True):
+            if not np.array_equal(feature, features[0], equal_nan=True):
+                first, other = named.given.names[own[0]], named.given.names[row]
+                raise RecordsError(
+                    f"the keys {first!r} and {other!r} are images of the same bytes and have different features, in "
+                    f"rows {own[0] + 1} and {row + 1} of the file of {store.name}. One image has one feature: correct "
+                    "the keys, or drop one of the two"
+                )
+        if digest in noted and not (own and np.array_equal(features[0], store.read([digest]), equal_nan=True)):
+            differs = f"the image of key {keys[digest][0]!r}: its feature is that of the key {noted[digest]!r}"
+            ways_out = f"Delete {store.address} and run `permafrost extract`, which reads by the keys of now."
+            raise StaleStoreError(store.address, [differs], ways_out)
 
 
 def _identity(config: PrecomputedConfig, cache: DigestCache | None) -> Identity:

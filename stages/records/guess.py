@@ -157,10 +157,10 @@ def _has_folders(folder: Path) -> bool:
 def _guess_table(path: Path, root: Path | None) -> Guess:
     guess, utf8 = Guess({"kind": "table", "path": str(path)}), True
     try:
-        table, _ = read_columns(path)
+        read = read_columns(path)
     except EncodingError:
-        table, utf8 = read_columns(path, Dialect(encoding=_OLD_ENCODING))[0], False
-    columns = {name: table[name].to_pylist() for name in table.column_names}
+        read, utf8 = read_columns(path, Dialect(encoding=_OLD_ENCODING)), False
+    columns = {name: read.table[name].to_pylist() for name in read.table.column_names if not read.nested(name)}
     if not utf8:
         cells = (value for name, values in columns.items() for value in (name, *values) if value)
         odd = next(cell for cell in cells if not cell.isascii())

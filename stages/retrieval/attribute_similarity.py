@@ -2,14 +2,13 @@
 
 The grade of a gallery row for a query is the share of the query's attributes that are equal, by weight: 1 where all
 are, 0 where none is. An attribute that the query lacks is not asked for; one that only the gallery row lacks is not
-equal. A text with ``|`` in it is several values, and two such are equal by the share of their values that they have in
-common (intersection over union).
+equal. A JSON list of text, or a text with ``|`` in it, is several values, and two such are equal by the share of their
+values that they have in common (intersection over union).
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,9 +17,7 @@ import numpy.typing as npt
 
 from cache.errors import RecordsError, SettingsError, did_you_mean
 from stages.records import Records
-
-SEPARATOR = "|"
-"""Between the values of an attribute that has several."""
+from stages.records.several import several
 
 Grades = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -98,36 +95,19 @@ def check_mixture(weights: Mapping[str, float]) -> None:
 
 
 def _compared(queries: Records, gallery: Records, name: str, weight: float) -> _Compared:
-    searching, searched = (
-        [None if lists_nothing(value) else value for value in side.attribute(name)] for side in (queries, gallery)
-    )
-    numbers: dict[str, int] = {}
+    searching, searched = (several(side, f"attributes.{name}") for side in (queries, gallery))
+    together = [*searching, *searched]
+    values = {value: at for at, value in enumerate(sorted({value for row in together for value in row}))}
     of_queries, of_gallery = (
-        np.array([-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values], np.int64)
-        for values in (searching, searched)
+        np.array([values[row[0]] if row else -1 for row in rows], np.int64) for rows in (searching, searched)
     )
-    if not any(SEPARATOR in value for value in numbers):
+    if all(len(row) <= 1 for row in together):
         return _Compared(weight, of_queries, of_gallery)
-    values = {value: at for at, value in enumerate(sorted({v for text in numbers for v in several(text)}))}
     return _Compared(weight, of_queries, of_gallery, _sets(searching, values), _sets(searched, values))
 
 
-def lists_nothing(text: str | None) -> bool:
-    """Whether ``text`` is as good as missing: empty, ``[]``, or nothing but ``|``.
-
-    >>> [lists_nothing(text) for text in (None, " ", "[]", "|", "a|")]
-    [True, True, True, True, False]
-    """
-    return re.sub(rf"[\s{SEPARATOR}]", "", text or "") in ("", "[]")
-
-
-def several(text: str) -> list[str]:
-    """The values that a text stands for, each once, in order."""
-    return sorted({value.strip() for value in text.split(SEPARATOR)} - {""})
-
-
-def _sets(texts: Sequence[str | None], values: Mapping[str, int]) -> Grades:
-    table = np.zeros((len(texts), len(values)))
-    for row, text in enumerate(texts):
-        table[row, [values[value] for value in several(text or "")]] = 1
+def _sets(rows: Sequence[Sequence[str]], values: Mapping[str, int]) -> Grades:
+    table = np.zeros((len(rows), len(values)))
+    for row, own in enumerate(rows):
+        table[row, [values[value] for value in own]] = 1
     return table

@@ -26,6 +26,7 @@ from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Rows, own_rows
 from stages.ranking.ties import Ties, averaged_precision, graded_average_precision, graded_ndcg
 from stages.records import Records
+from stages.records.several import listed
 from stages.retrieval.attribute_similarity import AttributeGrades, Grades, attribute_names
 from stages.retrieval.query_set import Sides, with_row
 from stages.retrieval.scores import Scores, UnanswerablePolicy, gather, to_score
@@ -221,7 +222,8 @@ def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: S
             f"legacy_map@{K} compares a set with itself, every record with every other: it takes {K + 1} to "
             f"{_LARGEST:,} records, got {len(vectors):,}"
         )
-    texts = records.table["tags"].to_pylist()
+    lists = ((text, listed(text or "")) for text in records.table["tags"].to_pylist())
+    texts = [text if values is None else " ".join(values) for text, values in lists]
     if not any(texts):
         raise RecordsError(f"legacy_map@{K} compares tags, and no record has any: name their column, dataset.tags")
     labels = label_similarity(texts, [records.attribute(name) for name in attributes])

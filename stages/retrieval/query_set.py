@@ -5,7 +5,6 @@ Who is relevant to whom the records say: by label and domain, by any of several 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,8 @@ from stages.ranking.nearest import Similarity, compare_all, query_blocks
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import ELSEWHERE, ByClass, ByGroups, Judgement, Mask, Relevance, Rows, own_rows
 from stages.records import Records
-from stages.retrieval.attribute_similarity import attribute_names, lists_nothing, several
+from stages.records.several import json_list, lists_nothing, several
+from stages.retrieval.attribute_similarity import attribute_names
 
 Names = tuple[str, ...]
 Judge: TypeAlias = Callable[[Records, Records], Judgement]
@@ -41,6 +41,12 @@ def has_attribute(name: str, queries: Records, gallery: Records) -> None:
                 f"the {role} have no attribute {name!r} to compare labels by; there are {known}: "
                 "dataset.attributes = [...] lists the columns"
             )
+    if not any(any(several(records, column_of(name))) for records in (queries, gallery)):
+        raise RecordsError(
+            f"none of {len(queries):,} queries and {len(gallery):,} gallery images has a value of {name!r}, by which "
+            "labels are compared: fill the column in, or judge by the label alone, protocol = "
+            '{ kind = "by_label" }'
+        )
 
 
 def check_lists(relevant: Names, junk: Names, queries: Records, gallery: Records) -> None:
@@ -119,17 +125,6 @@ def json_lists(records: Records, attribute: str) -> list[list[str]]:
     return [[] if lists_nothing(text) else json_list(text, column, key) for key, text in texts]
 
 
-def json_list(text: str, column: str, key: str) -> list[str]:
-    """The texts that ``text`` lists as JSON. Raises RecordsError where it is no such list."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
-        raise RecordsError(f"{column} of {key!r} must be a JSON list of text, got {text!r:.100}")
-    return value
-
-
 def column_of(names: str) -> str:
     """The column of the records that an attribute, or ``tags``, is in."""
     return names if names == "tags" else f"attributes.{names}"
@@ -137,17 +132,11 @@ def column_of(names: str) -> str:
 
 def _labels(records: Records, names: str) -> list[list[str]]:
     """The labels of each record, (N,), within its domain."""
-    column = column_of(names)
-    there = column in records.table.column_names
-    texts = records.table[column].to_pylist() if there else [None] * len(records)
-    all_labels = []
-    for key, text, label, domain in zip(records.keys, texts, records.labels, records.domains, strict=True):
-        if not lists_nothing(text):
-            own = json_list(text, column, key) if text.startswith("[") else several(text)
-        else:
-            own = [] if label is None else [label]
-        all_labels.append([name if domain is None else f"{domain}\0{name}" for name in dict.fromkeys(own)])
-    return all_labels
+    own = zip(several(records, column_of(names)), records.labels, records.domains, strict=True)
+    return [
+        [name if domain is None else f"{domain}\0{name}" for name in listed or ([] if label is None else [label])]
+        for listed, label, domain in own
+    ]
 
 
 def rows_of(vectors: Features, records: Records, role: str) -> Rows:

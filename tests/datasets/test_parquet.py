@@ -152,7 +152,11 @@ def test_reading_the_rows_reads_no_byte_of_an_image(tmp_path: Path) -> None:
         ({"image": images(b"a"), "label": ["x"]}, {"attributes": ("lable",)}, "Did you mean 'label'"),
         ({"image": ["a.jpg"], "label": ["x"]}, {}, "holds string, not the bytes of images. .* kind = 'table'"),
         ({"image": [{"path": "a.jpg"}], "label": ["x"]}, {}, "without a field 'bytes' of bytes"),
-        ({"image": images(b"a"), "label": [["x"]]}, {}, "the column 'label' holds list.* must be text or a number"),
+        (
+            {"image": images(b"a"), "label": [["x"]]},
+            {},
+            "row 0: the column 'label' holds .'x'.; a value must be text or a number. Several",
+        ),
         ({"image": images(b"a"), "label": [b"x"]}, {}, "the column 'label' holds binary"),
     ],
 )

@@ -121,7 +121,8 @@ def test_labels_are_joined_and_numbers_are_text(tmp_path: Path) -> None:
     assert columns(tmp_path, label=("brand", "model"))["label"] == ["Acme/7"]
     assert columns(tmp_path, label=("brand", "price"))["label"] == [None]
     assert columns(tmp_path, label=("on", "txt"))["label"] == ["true/a caption"]
-    assert columns(tmp_path, label="tags")["label"] == [None]
+    with pytest.raises(RecordsError, match=r"member 'k.json': the column 'tags' holds \['x'\]; a value must be text"):
+        columns(tmp_path, label="tags")
 
 
 def test_a_key_of_their_own_must_differ_across_shards(tmp_path: Path) -> None:

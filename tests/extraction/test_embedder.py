@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from cache import FeatureStore, parse_source
+from cache import FeatureStore, RowOutcome, parse_source
 from stages.extraction import (
     Backbone,
     Embedder,
@@ -134,8 +134,19 @@ def test_a_feature_that_the_stored_dtype_cannot_hold_is_a_problem(records: Recor
     backbone = load_backbone(RESNET)
     loud = replace(backbone, forward=lambda batch: backbone.forward(batch) * 1e9)
     image = Path(records.uris[1]).read_bytes()
-    assert "cannot hold" in Embedder([loud]).embed([image]).problems[0]
-    assert Embedder([loud], dtype="float32").embed([image]).problems == {}
+    assert "past the largest float16" in Embedder([loud]).embed([image]).problems[0]
+    faint = replace(backbone, forward=lambda batch: backbone.forward(batch) * 1e-9)
+    assert "too small for float16" in Embedder([faint]).embed([image]).problems[0]
+    for other in (loud, faint):
+        assert Embedder([other], dtype="float32").embed([image]).problems == {}
+
+
+def test_a_size_that_the_stored_dtype_cannot_hold_is_a_problem() -> None:
+    backbone = load_backbone(RESNET)
+    embedder = Embedder([backbone], sizes=True)
+    parts = [np.ones((2, 1, backbone.dim), np.float32)]
+    embedded = embedder.finish(parts, [RowOutcome("ok", 1, 65_504), RowOutcome("ok", 1, 65_600)])
+    assert embedded.problems == {1: "the size of the image gave 6.56e+04, past the largest float16"}
 
 
 def test_a_batch_size_that_did_not_fit_is_not_tried_again(records: Records) -> None:

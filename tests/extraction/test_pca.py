@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from cache.errors import WeightsError
+from cache.errors import RecordsError, WeightsError
 from cache.storage import LocalStorage
 from stages.extraction.backbones import PcaBasis, PcaConfig, fit_pca_basis, load_backbone, pca
 from stages.extraction.known import known_backbones
@@ -129,3 +129,24 @@ def test_too_few_images_and_wrong_bases_are_told(tmp_path: Path) -> None:
 def test_sizes_that_cannot_be_are_refused(dim: int, size: int) -> None:
     with pytest.raises(ValueError, match="must be"):
         PcaConfig(dim=dim, size=size)
+
+
+def test_an_image_that_cannot_be_read_at_this_moment_is_an_error_and_no_other_basis(tmp_path: Path) -> None:
+    for number, image in enumerate(_images(12, 8)):
+        Image.fromarray(image).save(tmp_path / f"{number:02}.png")
+    (tmp_path / "03.png").write_bytes(b"no image, and never one")
+    (tmp_path / "copy.png").write_bytes((tmp_path / "05.png").read_bytes())
+    rows = [f"{path.name},{path.name},train" for path in sorted(tmp_path.glob("*.png"))]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,split", *rows]))
+    records = read_records(tmp_path / "labels.csv", label="label")
+    (fitted,) = known_backbones(CONFIG, records, tmp_path / "features")
+    (tmp_path / "05.png").unlink()  # another file has the same bytes
+    (tmp_path / "04.png").rename(tmp_path / "away")
+    with pytest.raises(RecordsError, match=r"'04\.png' .* cannot be read: .*No such file"):
+        known_backbones(CONFIG, records, tmp_path / "other")
+    (tmp_path / "04.png").write_bytes(b"other bytes")
+    with pytest.raises(RecordsError, match=r"'04\.png' .* has changed since it was listed"):
+        known_backbones(CONFIG, records, tmp_path / "other")
+    (tmp_path / "away").rename(tmp_path / "04.png")
+    (again,) = known_backbones(CONFIG, records, tmp_path / "other")
+    assert again.identity == fitted.identity

@@ -1,5 +1,6 @@
 """Features that another program computed: read, checked, kept as any other."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,61 @@ def test_an_image_that_has_another_key_now_is_refused(tmp_path: Path) -> None:
     import_features(config, records("a", "b"), tmp_path / "features")
     with pytest.raises(StaleStoreError, match="its feature is that of the key 'a'"):
         import_features(config, records("b", "a"), tmp_path / "features")
+
+
+def copies(folder: Path, keys: Sequence[str]) -> Records:
+    """Records of one image."""
+    for key in keys:
+        (folder / key).write_bytes(b"one image")
+    (folder / "images.csv").write_text("path,label\n" + "".join(f"{key},x\n" for key in keys))
+    return read_records(TableConfig(path=str(folder / "images.csv"), label="label"))
+
+
+@pytest.mark.parametrize("seen", [(), ("a",), ("b",), ("z",), ("z", "b")])
+@pytest.mark.parametrize("keys", [("a", "b"), ("b", "a"), ("z", "b", "a"), ("b", "z"), ("z", "a")])
+@pytest.mark.parametrize("differ", [False, True])
+def test_an_image_of_several_keys_has_one_feature_whatever_the_order_and_what_was_read_before(
+    tmp_path: Path, seen: tuple[str, ...], keys: tuple[str, ...], *, differ: bool
+) -> None:
+    np.save(tmp_path / "f.npy", np.array([[1, 2], [3 if differ else 1, 2]], np.float32))
+    (tmp_path / "f.keys.txt").write_text("a\nb\n")
+    config = PrecomputedConfig(path=str(tmp_path / "f.npy"))
+    if seen:
+        import_features(config, copies(tmp_path, seen), tmp_path / "features")
+    records = copies(tmp_path, keys)
+    if differ and {"a", "b"} <= {*keys}:
+        with pytest.raises(RecordsError, match=r"'a' and 'b' are images of the same bytes .* rows 1 and 2 of the file"):
+            import_features(config, records, tmp_path / "features")
+    elif differ and {"a", "b"} <= {*keys, *seen}:
+        with pytest.raises(StaleStoreError, match="its feature is that of the key"):
+            import_features(config, records, tmp_path / "features")
+    else:
+        store = import_features(config, records, tmp_path / "features").store
+        wanted = [3, 2] if differ and "b" in keys else [1, 2]
+        assert store.read(records.digests).tolist() == [wanted] * len(keys)
+
+
+def test_a_row_that_failed_for_lack_of_a_key_is_read_once_the_key_is_corrected(tmp_path: Path) -> None:
+    config = save(tmp_path, "npy")
+    (tmp_path / "one.png").write_bytes(b"one")
+
+    def read(key: str) -> tuple[int, list[bool]]:
+        (tmp_path / "images.csv").write_text(f"path,key,label\none.png,{key},x\n")
+        records = read_records(TableConfig(path=str(tmp_path / "images.csv"), label="label"))
+        filled = import_features(config, records, tmp_path / "features")
+        return filled.computed, filled.store.usable(records.digests).tolist()
+
+    assert [read(key) for key in ("A", "A", "a", "a")] == [(1, [False]), (0, [False]), (1, [True]), (0, [True])]
+
+
+def test_what_else_failed_is_read_again_where_that_is_asked_for(tmp_path: Path) -> None:
+    pq.write_table(table([[1.0, np.nan], [3.0, 4.0], [5.0, 6.0]]), tmp_path / "f.parquet")
+    config, records = PrecomputedConfig(path=str(tmp_path / "f.parquet")), rows(tmp_path)
+    counts = [
+        import_features(config, records, tmp_path / "features", retry_failed=again).computed
+        for again in (False, False, True)
+    ]
+    assert counts == [3, 0, 1]
 
 
 @pytest.mark.parametrize(

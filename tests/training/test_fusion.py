@@ -101,6 +101,17 @@ def test_images_of_unknown_size_are_refused_with_how_many(tmp_path: Path) -> Non
         fused.read(DIGESTS)
 
 
+def test_a_size_that_the_stored_dtype_cannot_hold_is_refused(tmp_path: Path) -> None:
+    store = FeatureStore.open(tmp_path, "net", Identity({"backbone": "net"}), dim=2, provenance=HERE)
+    with StoreWriter(store) as writer:
+        (chunk,) = writer.plan(DIGESTS[:2]).chunks
+        writer.commit(chunk, np.ones((2, 2)), [RowOutcome("ok", 1, 65_504), RowOutcome("ok", 1, 65_600)], HERE)
+    fused = FusedFeatures([store], sizes=True)
+    assert np.isfinite(fused.read(chunk.digests[:1]).astype(float)).all()
+    with pytest.raises(StoreError, match=r"1 images whose size float16 cannot hold, .* 65600 x 1 pixels"):
+        fused.read(chunk.digests)
+
+
 def test_the_identity_of_fused_features_is_that_of_the_stores_in_their_order(
     two: tuple[FeatureStore, FeatureStore],
 ) -> None:

@@ -150,7 +150,7 @@ def as_number(word: str, where: str) -> float:
 
 def read_named_columns(path: Path, *names: str) -> list[list[str | None]]:
     """The columns ``names`` of a csv, each as a list of text; empty cells are None."""
-    table, _ = read_columns(path)
+    table = read_columns(path).table
     refuse_absent(path, names, table.column_names)
     return [table[name].to_pylist() for name in names]
 

@@ -28,8 +28,8 @@ class AttributesConfig(Settings):
 
     Args:
         names: of the attributes; by default all that the dataset names.
-        several: those with several values in a cell, with ``|`` between them: each value is there or not (a sigmoid),
-            where the others have one value of all (a softmax).
+        several: those with several values in a cell, a JSON list or with ``|`` between them: each value is there or
+            not (a sigmoid), where the others have one value of all (a softmax).
         minimum_count: in how many training records a value must be seen; 1 allows for values seen once.
         unusable: an attribute of one value, or with values seen too seldom, is an error (``refuse``), and so are
             records without any attribute; ``leave_out`` trains without that attribute, and lets such records train

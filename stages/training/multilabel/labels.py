@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from cache.errors import RecordsError, did_you_mean
 from stages.records import Records
+from stages.records.several import SEPARATOR, different, listed, several
 from stages.training.multilabel.kinds import AttributesConfig, MultilabelHeadConfig, PosteriorHeadConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-SEPARATOR = "|"  # between the values of an attribute that has several
 MORE_THAN = 5  # a word of the vocabulary is in more training records than this
 _STEM = "attributes."
 _SHOWN = 3  # values named in a message
@@ -42,7 +42,8 @@ class Attribute:
         texts = records.attribute(self.name)
         if not self.several:
             return torch.tensor([-1 if text is None else places[text] for text in texts], dtype=torch.int64)
-        rows = [None if text is None else [places[value] for value in _split(text)] for text in texts]
+        pairs = zip(texts, several(records, _STEM + self.name), strict=True)
+        rows = [None if text is None else [places[value] for value in own] for text, own in pairs]
         return _indicators(rows, len(self.values))
 
 
@@ -129,11 +130,14 @@ def read_attributes(records: Records, config: AttributesConfig) -> Attributes:
         raise RecordsError("there are no attributes to learn: name their columns, dataset.attributes = [...]")
     learned, left_out = [], []
     for name in names:
-        several = name in config.several
-        known = [text for text in records.attribute(name) if text is not None]
-        counts = Counter(value for text in known for value in (_split(text) if several else [text]))
+        has_several = name in config.several
+        counts = Counter(
+            value
+            for values in (several(records, _STEM + name) if has_several else _single(records, name))
+            for value in values
+        )
         if (wrong := _unusable(name, counts, len(records), config.minimum_count)) is None:
-            learned.append(Attribute(name, tuple(sorted(counts)), several))
+            learned.append(Attribute(name, tuple(sorted(counts)), has_several))
         elif config.unusable == "refuse":
             raise RecordsError(f"{wrong} Or train without: attributes.unusable = 'leave_out'.")
         else:
@@ -154,7 +158,8 @@ def read_attributes(records: Records, config: AttributesConfig) -> Attributes:
 def attributes_digest(records: Records) -> str:
     """The sha256 over all attributes and tags of ``records``, in their order, 64 hexadecimal digits."""
     columns = sorted(name for name in records.table.column_names if name.startswith(_STEM) or name == "tags")
-    described = {name: records.table[name].to_pylist() for name in columns}
+    # A text stands for itself but where it is taken apart otherwise than by spaces or, of attributes, by ``|``.
+    described = {name: [_described(name, text) for text in records.table[name].to_pylist()] for name in columns}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
@@ -187,12 +192,31 @@ def read_vocabulary(records: Records) -> Vocabulary:
 
 
 def words_of(text: str) -> list[str]:
-    """The different words of ``text`` in lower case, in the order in which they come."""
-    return list(dict.fromkeys(text.lower().split()))
+    """The different words of the values of ``text`` in lower case, in the order in which they come.
+
+    >>> words_of('["Red mug", "cup"]'), words_of("[new] mug|cup")
+    (['red', 'mug', 'cup'], ['[new]', 'mug', 'cup'])
+    """
+    values = listed(text)
+    return different(" ".join(text.split(SEPARATOR) if values is None else values).lower().split())
 
 
-def _split(text: str) -> list[str]:
-    return sorted({value.strip() for value in text.split(SEPARATOR)} - {""})
+def _single(records: Records, name: str) -> list[list[str]]:
+    """The one value of an attribute that each record has, (N,), or none. RecordsError for a list of several."""
+    texts = records.attribute(name)
+    for key, text in zip(records.keys, texts, strict=True):
+        if text is not None and listed(text) is not None:
+            raise RecordsError(
+                f"the attribute {name!r} of {key!r} must be one value, got the list {text:.100}: an attribute with "
+                f"several is named in attributes.several = [{name!r}]"
+            )
+    return [[] if text is None else [text] for text in texts]
+
+
+def _described(column: str, text: str | None) -> str | list[str] | None:
+    if text is None or column != "tags":
+        return text if text is None or (values := listed(text)) is None else values
+    return text if (words := words_of(text)) == list(dict.fromkeys(text.lower().split())) else words
 
 
 def _indicators(rows: Sequence[list[int] | None], width: int) -> Tensor:

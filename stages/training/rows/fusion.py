@@ -98,7 +98,14 @@ class FusedFeatures:
                 f"{self.address} does not know the size of {len(unknown):,} of {len(digests):,} images, the first of "
                 f"digest {digests[unknown[0]].hex()[:16]}. Leave sizes out, or extract these features anew."
             )
-        return image_proportions(height, width)
+        sizes = image_proportions(height, width)
+        if past := np.flatnonzero(sizes.max(axis=1, initial=0) > np.finfo(str(self.dtype)).max).tolist():
+            raise StoreError(
+                f"{self.address} has {len(past):,} images whose size {self.dtype} cannot hold, the first of digest "
+                f"{digests[past[0]].hex()[:16]}: {height[past[0]]:.0f} x {width[past[0]]:.0f} pixels. Leave sizes out, "
+                "or these images."
+            )
+        return sizes
 
     @cached_property
     def _known(self) -> npt.NDArray[np.float32]:

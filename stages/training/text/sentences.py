@@ -19,6 +19,7 @@ import numpy.typing as npt
 from cache import digest_file
 from cache.errors import MissingExtraError, RecordsError, SettingsError, WeightsError
 from stages.records import Records
+from stages.records.several import listed
 
 if TYPE_CHECKING:
     from stages.training.head import Head
@@ -59,7 +60,8 @@ def sentences_of(records: Records, columns: Sequence[str] = ()) -> list[str]:
 
 
 def _words(value: str) -> str:
-    return " ".join(value.replace("/", " ").replace("_", " ").split())
+    values = listed(value)
+    return " ".join((value if values is None else " ".join(values)).replace("/", " ").replace("_", " ").split())
 
 
 def encode(sentences: Sequence[str]) -> npt.NDArray[np.float32]:
