@@ -57,7 +57,7 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = permafrost("serve", "run.toml", "--port", str(taken.getsockname()[1]), cwd=tmp_path)
     assert done.returncode == 2
-    assert "Name another with --port" in done.stderr
+    assert "Name another port with --port" in done.stderr
 
 
 @pytest.mark.parametrize("library", ["fastapi", "uvicorn", "python_multipart", "prometheus_client"])
