@@ -88,7 +88,7 @@ def _report(on_progress: Callable[[int, int, str], None], before: int, total: in
 
 def _encoded(encoder: Encoder, folder: Path, keys: list[str], on_progress: Callable[[int, int, str], None]) -> pa.Table:
     sources = [ImageSource(str(folder / key)) for key in keys]
-    vectors, failed, digests = encoder.encode_sources(keys, sources, on_progress=on_progress)
+    vectors, failed, digests, _ = encoder.encode_sources(keys, sources, on_progress=on_progress)
     reasons = {failure.place: failure.reason for failure in failed}
     without = pa.array([place in reasons for place in range(len(keys))])
     return pa.table(

@@ -69,7 +69,7 @@ def search(
     if not any((images, text, like, unlike)):
         raise ConfigError("there is nothing to search for: give an image, --text or --like")
     if images and not any(file_exists(parse_source(image).path) for image in images):
-        raise AbsentPathError("no image to search for is there:\n" + "\n".join(images))
+        raise AbsentPathError("no such image:\n" + "\n".join(images))
     mixed = bool(text or unlike) or (bool(together or like) and len(images) + len(like) > 1)
     if mixed and limits and limits[0][0] != "threshold":
         kind, value = limits[0]

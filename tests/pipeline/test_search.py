@@ -270,7 +270,7 @@ def test_what_cannot_be_answered_says_why(folder: Path, answers: Answers, tmp_pa
 
 
 def test_images_that_are_not_there_are_refused_before_the_run_is_opened(tmp_path: Path) -> None:
-    with pytest.raises(RecordsError, match=r"no image to search for is there:\nnothing.jpg"):
+    with pytest.raises(RecordsError, match=r"no such image:\nnothing.jpg"):
         search(str(tmp_path / "no run.toml"), ["nothing.jpg"])
 
 
