@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -65,6 +66,13 @@ def clear_partials(folder: Path) -> None:
 def tick_of(changed_ns: int) -> int:
     """For how many ns a file that is written again may keep its time: a tick of its file system's clock."""
     return _TICK_NS if changed_ns % 1_000_000_000 else _COARSE_TICK_NS
+
+
+def wait_for_tick(changed_ns: int) -> None:
+    """Wait until a file that changed at ``changed_ns`` cannot be written again and keep that time."""
+    tick = tick_of(changed_ns)
+    if (left := changed_ns + tick - time.time_ns()) > 0:
+        time.sleep(min(left, tick) / 1e9)
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -24,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cache.atomic import PARTIAL, disk_errors, tick_of
+from cache.atomic import PARTIAL, disk_errors, wait_for_tick
 from cache.digest_list import DigestIndex, Digests, Places, as_digests
 from cache.rows import SCHEMA, STATUSES, Checksums, RowOutcome, Stamp, fragment_stamps
 from cache.storage import LocalStorage, Storage
@@ -201,7 +200,7 @@ def fold(storage: Storage, chunks: Chunks) -> None:
     path = _path(storage)
     if path is None or chunks.whole or len(chunks) < _LEAST_CHUNKS:
         return
-    _wait_for_ticks(chunks)
+    wait_for_tick(max((max(stamp[2:]) for stamp in chunks.stamps.values() if stamp), default=0))
     batches = _folded(chunks).to_batches()
     if len(batches) > 1:  # more than two gigabytes of errors
         return
@@ -242,10 +241,3 @@ def _folded(chunks: Chunks) -> pa.Table:
 
 def _metadata_text(rows: pa.Table) -> str:
     return json.dumps({key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()})
-
-
-def _wait_for_ticks(chunks: Chunks) -> None:
-    changed = max((max(stamp[2:]) for stamp in chunks.stamps.values() if stamp), default=0)
-    tick = tick_of(changed)
-    if (left := changed + tick - time.time_ns()) > 0:
-        time.sleep(min(left, tick) / 1e9)

@@ -55,6 +55,11 @@ class Run:
             )
         return Path(self.config.artifacts)
 
+    def say_gallery(self, count: int) -> None:
+        """Say so where ``count`` images of the gallery are searched, and not all that there are."""
+        if count < len(self.records):
+            self.display.say(f"note: the gallery is {count:,} of {len(self.records):,} images; --all takes every one")
+
     @property
     def scratch(self) -> Path:
         """The folder for what only saves time on this machine."""

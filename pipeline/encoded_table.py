@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cache import ImageSource, fingerprint
-from cache.atomic import disk_errors, replace_bytes, sync_folder
+from cache.atomic import disk_errors, replace_bytes, sync_folder, wait_for_tick
 from cache.errors import DamagedStoreError, StoreError
+from cache.fingerprint import JSON
 from cache.lock import writer_lock
 from cache.sealed import parquet_bytes, read_parquet
 from pipeline.encoder import Encoder, folder_images
@@ -51,7 +52,7 @@ def encode_folder(
     ``output`` is another file, StoreBusyError where another process writes it.
     """
     keys = folder_images(folder)
-    made_from = fingerprint([embeddings, encoder.batch_size, [[key, _version(folder / key)] for key in keys]])
+    made_from = fingerprint([embeddings, encoder.batch_size, [*_versions(folder, keys)]])
     parts = output.with_name(f"{output.name}.parts")
     if output.exists():
         if _made_from(output) != made_from:
@@ -87,7 +88,7 @@ def _report(on_progress: Callable[[int, int, str], None], before: int, total: in
 
 def _encoded(encoder: Encoder, folder: Path, keys: list[str], on_progress: Callable[[int, int, str], None]) -> pa.Table:
     sources = [ImageSource(str(folder / key)) for key in keys]
-    vectors, failed, digests = encoder.encode_sources(keys, sources, on_progress=on_progress)
+    vectors, failed, digests, _ = encoder.encode_sources(keys, sources, on_progress=on_progress)
     reasons = {failure.place: failure.reason for failure in failed}
     without = pa.array([place in reasons for place in range(len(keys))])
     return pa.table(
@@ -126,12 +127,20 @@ def _failed(table: pa.Table) -> dict[str, str]:
     return {row["key"]: row["error"] for row in rows if row["error"] is not None}
 
 
-def _version(path: Path) -> str:
-    try:
-        status = path.stat()
-    except OSError as error:
-        return str(error.strerror)
-    return f"{status.st_size} {status.st_mtime_ns}"
+def _versions(folder: Path, keys: Sequence[str]) -> list[list[JSON]]:
+    """What differs, for each of ``keys``, when its file may have other bytes than are read from now on."""
+    versions: list[list[JSON]] = []
+    newest = 0
+    for key in keys:
+        try:
+            version = ImageSource(str(folder / key)).version()
+        except OSError as error:
+            versions.append([key, str(error.strerror or error)])
+        else:
+            versions.append([key, version.text])
+            newest = max(newest, version.changed_ns)
+    wait_for_tick(newest)
+    return versions
 
 
 def _made_from(output: Path) -> str:

@@ -42,11 +42,15 @@ class Failed(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Vectors (n, E) of n images, NaN for each of ``failed``; the digests are of their bytes (or pixels)."""
+    """Vectors (n, E) of n images, NaN for each of ``failed``; the digests are of their bytes (or pixels).
+
+    ``names`` are their paths, of a folder as seen from it; pixels and bytes are called by their place.
+    """
 
     vectors: npt.NDArray[np.float32]
     failed: list[Failed]
     digests: list[bytes]
+    names: list[str]
 
 
 class Encoder:
@@ -85,11 +89,17 @@ class Encoder:
         A folder stands for all images below it, in the order of their paths. With ``unit`` vectors have unit length, as
         those of a bundle: their products are similarities. Otherwise they are what a store holds.
 
-        Raises SettingsError for what is no image by its type, dtype or shape, RecordsError for a folder without one.
+        Raises SettingsError for what is no image by its type, dtype or shape, RecordsError for a folder without one,
+        and for one image alone that has no vector.
         """
         names, sources = _sources(images)
         with Display(quiet=not progress).bar("encoding", "images") as update:
-            return self.encode_sources(names, sources, unit=unit, on_progress=update)
+            encoded = self.encode_sources(names, sources, unit=unit, on_progress=update)
+        if encoded.failed and _is_one(images):
+            raise RecordsError(
+                f"{names[0]} is neither a folder nor an image that can be read: {encoded.failed[0].reason}"
+            )
+        return encoded
 
     def encode_sources(
         self,
@@ -122,7 +132,7 @@ class Encoder:
             parts.append(unit_length(embedded.vectors) if unit else embedded.vectors.astype(np.float32))
             seen += batch.digests
             on_progress(len(seen), len(sources), f"{len(failed):,} failed" if failed else "")
-        return Encoded(np.concatenate(parts), failed, seen)
+        return Encoded(np.concatenate(parts), failed, seen, list(names))
 
 
 def folder_images(folder: Path) -> list[str]:
@@ -133,15 +143,21 @@ def folder_images(folder: Path) -> list[str]:
     return images
 
 
-def _sources(images: Picture | Sequence[Picture]) -> tuple[list[str], list[ImageSource | Held]]:
-    """What each of ``images`` is called, and where it is read."""
+def _is_one(images: Picture | Sequence[Picture]) -> bool:
+    """Whether this is one image, or is meant for one, and no sequence or folder of them."""
     from PIL import Image
 
+    if isinstance(images, (str, Path)):
+        return not Path(images).is_dir()
+    return isinstance(images, (bytes, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
+
+
+def _sources(images: Picture | Sequence[Picture]) -> tuple[list[str], list[ImageSource | Held]]:
+    """What each of ``images`` is called, and where it is read."""
     if isinstance(images, (str, Path)) and Path(images).is_dir():
         names = folder_images(Path(images))
         return names, [ImageSource(str(Path(images) / name)) for name in names]
-    one = isinstance(images, (str, Path, bytes, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
-    each = [images] if one else list(images)  # type: ignore[arg-type]
+    each = [images] if _is_one(images) else list(images)  # type: ignore[arg-type]
     names = [str(image) if isinstance(image, (str, Path)) else f"image {place}" for place, image in enumerate(each)]
     return names, [_source(image) for image in each]
 

@@ -186,7 +186,7 @@ def _awaited(clock: Clock) -> str:
 def _say(extracted: Extracted, records: Records, display: Display) -> None:
     computed, failures, images = extracted.computed, extracted.failures, extracted.computed + extracted.present
     of_images = f" of {images:,} different images" if images < len(records) else ""
-    opened = f"{computed:,} images computed, {extracted.present:,} were there"
+    opened = f"{computed:,} images computed, {extracted.present:,} stored already"
     opened = opened if computed else "all images are in the store already, so none was opened"
     display.say(
         f"extract {extracted.features.name}: {opened}; {len(failures):,} of {len(records):,} records{of_images} failed"

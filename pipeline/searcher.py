@@ -36,6 +36,9 @@ from stages.retrieval.indexes.milvus import MilvusIndex
 from stages.training import FusedFeatures, Head
 from stages.training.text.sentences import embed_text
 
+_FIRST, _CODES, _DEEPER = 64, 1_024, 4  # rows ranked at first, codes compared again, and how many times more after
+
+Vector: TypeAlias = npt.NDArray[np.float32]
 Where: TypeAlias = Mapping[str, Sequence[str | None]] | npt.NDArray[np.bool_]
 """Which rows may be found: values by column, as :meth:`GalleryRows.allowed` takes them, or a mask (G,)."""
 
@@ -129,12 +132,16 @@ class Searcher:
         where: Where | None = None,
         offset: int = 0,
         exact: bool = False,
+        least: float = -np.inf,
     ) -> list[list[Match]]:
         """The ``k`` gallery images nearest to each of ``vectors`` (Q, E), best first, after the first ``offset``.
 
         All rows that ``where`` allows are ranked, by an approximate index too, which else may find fewer than ``k``.
         With ``exact`` the similarities are those of the stored vectors, for which a threshold holds, and not what an
-        index of codes estimates.
+        index of codes estimates. Images less similar than ``least`` are left out.
+
+        A page has the same images whatever is asked beside it: what an approximate index finds first is ranked before
+        what it finds when it is asked for more. Codes are compared again 1,024 at first, then four times as many.
         """
         if k < 1 or offset < 0:
             raise SettingsError(f"k must be at least 1 and offset at least 0, got {k} and {offset}")
@@ -144,18 +151,36 @@ class Searcher:
             return [[] for _ in queries]
         by_value = isinstance(self._index, MilvusIndex) and isinstance(where, Mapping)  # a database knows the values
         how: dict[str, Any] = {"where": where} if by_value else {"allowed": allowed}
-        ids, similarity = self._index.search(queries, last, **how)
-        rows = self._index.places(ids)
-        if exact and not isinstance(self._index.config, FlatIndexConfig):
-            for query, places, scores in zip(queries, rows, similarity, strict=True):
-                there = np.flatnonzero(places >= 0)
-                scores[there] = self._vectors_at(places[there]) @ query
-            order = np.argsort(-similarity, axis=1, kind="stable")
-            rows, similarity = np.take_along_axis(rows, order, axis=1), np.take_along_axis(similarity, order, axis=1)
-        return [
-            self.gallery.matches(places[places >= 0], scores[places >= 0])
-            for places, scores in zip(rows[:, offset:], similarity[:, offset:], strict=True)
-        ]
+        ranked = self._ranked(queries, last, how, exact=exact, least=least)
+        return [self.gallery.matches(rows[offset:last], similarity[offset:last]) for rows, similarity in ranked]
+
+    def _ranked(
+        self, queries: Vector, last: int, how: Mapping[str, Any], *, exact: bool, least: float
+    ) -> list[tuple[npt.NDArray[np.int64], Vector]]:
+        """Of each query the rows from ``least`` on and their similarity, so that the ``last`` does not move any."""
+        flat = isinstance(self._index.config, FlatIndexConfig)
+        coded = exact and self._index.vectors_at(np.arange(1)) is None
+        depth = last if flat else _CODES if coded else _FIRST
+        ranked = [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
+        waiting = list(range(len(queries)))
+        while waiting:
+            ids, similarity = self._index.search(queries[waiting], min(depth, len(self)), **how)
+            short = []
+            for at, rows, scores in zip(waiting, self._index.places(ids), similarity, strict=True):
+                above, known = ranked[at]
+                new = (rows >= 0) & ~np.isin(rows, above)
+                full, rows, scores = (rows >= 0).all(), rows[new], scores[new]
+                if exact and not flat and len(rows):
+                    scores = self._vectors_at(rows) @ queries[at]
+                    order = np.argsort(-scores, kind="stable")
+                    rows, scores = rows[order], scores[order]
+                rows, scores = rows[scores >= least], scores[scores >= least]
+                ranked[at] = np.concatenate([above, rows]), np.concatenate([known, scores])
+                if len(ranked[at][0]) < last and full and len(rows):
+                    short.append(at)
+            waiting = [] if flat or depth >= len(self) else short
+            depth *= _DEEPER
+        return ranked
 
     def search(
         self,

@@ -193,7 +193,13 @@ def open_sweep(run_file: str, display: Display) -> Sweep:
             f"there are {', '.join(names)}"
         )
     swept = [head for head in config.heads if sweep.head in (None, head.name)]
-    plan = [family for head in swept for family in families(head.recipe, sweep.axes(), head.name)]
+    plan: list[Family] = []
+    for head in swept:
+        try:
+            plan += families(head.recipe, sweep.axes(), head.name)
+        except ConfigError as error:
+            alone = "" if len(swept) == 1 else '. sweep.head = "NAME" sweeps one head alone'
+            raise ConfigError(f"of the head {head.name}: {error}{alone}") from error
     for family in plan if sweep.method == "grid" else ():
         for settings in family.grid():
             family.recipe(settings)

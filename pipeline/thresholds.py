@@ -69,8 +69,10 @@ def limit_among(decisions: Sequence[dict[str, Any]], wanted_rate: tuple[str, flo
     for line in decisions:
         if (line["kind"], line["wanted"]) == (kind, wanted):
             rate = line["test"]["all"][kind]
-            interval = f"{rate['value']:.4f} [{rate['low']:.4f}, {rate['high']:.4f}]"
-            summary = f"chosen for {kind.upper()} {wanted:g}, which was {interval} on test queries"
+            reached = "no test query measures"
+            if rate["value"] is not None:
+                reached = f"was {rate['value']:.4f} [{rate['low']:.4f}, {rate['high']:.4f}] on test queries"
+            summary = f"chosen for {kind.upper()} {wanted:g}, which {reached}"
             return Limit(line["threshold"], summary, {"kind": kind, "wanted": wanted, **rate})
     there = ", ".join(f"{line['kind']} {line['wanted']:g}" for line in decisions)
     only = f", only for {there}" if there else ""

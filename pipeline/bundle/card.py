@@ -148,7 +148,8 @@ def _thresholds(decisions: Sequence[dict[str, Any]]) -> str:
     lines = []
     for decision in decisions:
         rate = decision["test"].get("all", {}).get(decision["kind"], {})
-        reached = f"{rate['value']:.4f} ({rate['low']:.4f} to {rate['high']:.4f})" if rate.get("value") else "-"
+        known = rate.get("value") is not None
+        reached = f"{rate['value']:.4f} ({rate['low']:.4f} to {rate['high']:.4f})" if known else "-"
         lines.append([decision["kind"], f"{decision['wanted']:g}", f"{decision['threshold']:.4f}", reached])
     table = _table(["rate", "wanted", "similarity", "on test queries"], lines)
     return f"From this similarity on there is a match.\n\n{table}"

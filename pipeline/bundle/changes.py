@@ -16,6 +16,7 @@ from cache import DigestCache, ObjectStorage, parse_source
 from cache.atomic import PARTIAL, clear_partials
 from cache.errors import RecordsError
 from cache.lock import confirm_driver, driver_lease, writer_lock
+from cache.storage import absolute
 from pipeline.bundle.layout import THUMBNAILS, Bundle, thumbnail_key, write_thumbnails
 from pipeline.bundle.snapshots import (
     SNAPSHOTS,
@@ -119,6 +120,7 @@ def _keys_named(bundle: Bundle, rows: pa.Table, names: Sequence[str]) -> list[st
     """The key of each of ``names``: a key itself, or a path that one image alone has."""
     keys, paths = rows["key"].to_pylist(), rows["uri"].to_pylist()
     own, times = dict(zip(paths, keys, strict=True)) | dict(zip(keys, keys, strict=True)), Counter(paths)
+    names = [name if name in own or not name or _absolute(name) not in own else _absolute(name) for name in names]
     if absent := sorted({*names} - {*own}):
         where = f"{bundle.storage.address()} has no image"
         raise RecordsError(f"{where} of {len(absent):,} of the keys, first {absent[0]!r}; nothing was removed")
@@ -163,7 +165,9 @@ def _digested(source: SourceConfig) -> tuple[pa.Table, dict[str, str]]:
     keys = table["key"].to_pylist()
     if twice := [key for key, count in Counter(keys).items() if count > 1]:
         raise RecordsError(f"{source.path} has the key {twice[0]!r} twice: each image needs one of its own")
-    outcomes = DigestCache().digests(table["uri"].to_pylist())
+    uris = [_absolute(uri) for uri in table["uri"].to_pylist()]  # a bundle is opened from other folders too
+    table = table.set_column(table.column_names.index("uri"), "uri", pa.array(uris, pa.string()))
+    outcomes = DigestCache().digests(uris)
     names = [*_COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
     columns = {
         name: table[name].cast(pa.string()) if name in table.column_names else pa.nulls(len(table), pa.string())
@@ -173,6 +177,11 @@ def _digested(source: SourceConfig) -> tuple[pa.Table, dict[str, str]]:
     failed = {key: outcome.error for key, outcome in zip(keys, outcomes, strict=True) if outcome.digest is None}
     digested = pa.table(columns)
     return digested.filter(digested["digest"].is_valid()), failed
+
+
+def _absolute(uri: str) -> str:
+    source = parse_source(uri)
+    return source._replace(path=absolute(source.path)).uri
 
 
 def _encoded(

@@ -151,7 +151,7 @@ def write_thumbnails(
 
     def write(image: tuple[bytes, str]) -> str:
         digest, uri = image
-        picture = small_jpeg(uri, SIDE)
+        picture = small_jpeg(uri, SIDE, digest)
         if picture.reason:
             return f"{uri}: {picture.reason}"
         bundle.put_new(thumbnail_key(digest), picture.content)

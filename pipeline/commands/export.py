@@ -77,6 +77,7 @@ def export(
         run.display.say(f"no threshold goes along: a search lists the nearest images, however unlike they are.{way}")
     size = size_of(bundle.path)
     count = len(read_snapshot(bundle).rows)
+    run.say_gallery(count)
     named = {"backbone": vectors.backbone, "head": vectors.head, "embeddings": bundle.embeddings}
     line = {"bundle": output, **named, "rows": count, "bytes": size}
     emit(json, f"{output}: {count:,} images, {vectors.backbone} {vectors.head}, {size / 1e6:,.1f} MB", line)

@@ -34,7 +34,7 @@ def extract(
         named = {"backbone": features.name, "features": features.fingerprint, "path": features.address}
         numbers = {"computed": extracted.computed, "present": extracted.present, "failed": len(failures)}
         line = {**named, **numbers, "failures": [failed._asdict() for failed in failures]}
-        counts = f"{extracted.computed:,} images computed, {extracted.present:,} were there"
+        counts = f"{extracted.computed:,} images computed, {extracted.present:,} stored already"
         text = f"{features.address}: {counts}; {len(failures):,} of {len(run.records):,} records failed"
         options.emit(json, text, line)
     fail_on_too_many(run, done, max_failures)

@@ -16,7 +16,7 @@ from pipeline.commands.health import health_of_run
 from pipeline.commands.options import Json, Quiet, RunFile, emit
 from pipeline.dataset import Run, open_run, remarks
 from pipeline.vectors import Vectors, find_vectors, with_rows
-from pipeline.views.pages import render, thumbnails
+from pipeline.views.pages import digests_of, render, thumbnails
 from pipeline.views.report import curves
 from pipeline.views.report.images import LISTS, map_view, shown_queries
 from pipeline.views.report.measured import domain_charts, measure, overall, report_leaderboard
@@ -122,9 +122,10 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
         uris += [suspect.uri for suspect in checked.suspects[:_DOUBTS]]
         uris += [uri for copy in checked.copies[:_DOUBTS] for uri in (copy.uri, copy.other_uri)]
     with display.bar("pictures", "images") as update:
-        pictures = thumbnails(uris, PICTURE, lambda done, total: update(done, total, ""))
+        digests = digests_of(uris, records.table)
+        pictures = thumbnails(uris, PICTURE, lambda done, total: update(done, total, ""), digests=digests)
         on_map = {at: mapped.images[at].uri for at in mapped.pictured} if mapped is not None else {}
-        small = thumbnails(on_map.values(), MAP_PICTURE)
+        small = thumbnails(on_map.values(), MAP_PICTURE, digests=digests_of(on_map.values(), records.table))
     over_all = measured[0].row(metric, domain)
     return Contents(
         name=run.name,

@@ -23,7 +23,7 @@ from pipeline.progress import Display
 from pipeline.searcher import Searcher
 from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among, limit_of, thresholds_of
 from pipeline.vectors import find_chosen, with_rows
-from pipeline.views.pages import render, thumbnails
+from pipeline.views.pages import digests_of, render, thumbnails
 from stages.analysis.open_set import PairShare, share_at
 from stages.analysis.thresholds import ENOUGH_CLASSES, class_shortage
 from stages.ranking.normalize import Vectors, unit_length
@@ -31,6 +31,7 @@ from stages.retrieval.gallery import LIKE, UNLIKE, combined
 from stages.retrieval.gallery_rows import Match
 
 _NO_SHARES = "what a similarity means is not known here"
+_OF_IMAGES = "was measured on pairs of images, and is not known for words and for several terms"
 _SIDE = 160  # of a picture on the page, in pixels
 
 
@@ -68,9 +69,16 @@ def search(
     if not any((images, text, like, unlike)):
         raise ConfigError("there is nothing to search for: give an image, --text or --like")
     if images and not any(file_exists(parse_source(image).path) for image in images):
-        raise AbsentPathError("no image to search for is there:\n" + "\n".join(images))
+        raise AbsentPathError("no such image:\n" + "\n".join(images))
+    mixed = bool(text or unlike) or (bool(together or like) and len(images) + len(like) > 1)
+    if mixed and limits and limits[0][0] != "threshold":
+        kind, value = limits[0]
+        raise ConfigError(
+            f"--{kind} {value:g} {_OF_IMAGES}, whose similarities are others: search for one image or one --like, "
+            "or give the similarity itself, --threshold"
+        )
     filters = where_values(where)
-    opened = _bundle if is_bundle(run_file) else partial(_run, words=bool(text))
+    opened = partial(_bundle if is_bundle(run_file) else partial(_run, words=bool(text)), mixed=mixed)
     searcher, limit, shares, display = opened(run_file, head, everything, limits[0] if limits else None, quiet)
     if limit is not None:
         display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")
@@ -91,9 +99,12 @@ def search(
     for answer in answers:
         typer.echo(answer.json() if json else answer.text())
     if html is not None:
-        note = ", ".join([f"Of {len(searcher):,} images of {run_file}", *(where or [])])
-        uris = [uri for answer in answers for uri in (*answer.images, *(match.uri for match, _ in answer.matches))]
-        page = {"answers": answers, "pictures": thumbnails(uris, _SIDE), "limit": limit, "note": f"{note}."}
+        note = ", ".join([f"Of {len(searcher):,} images of {run_file}", *(where or [])]) + "."
+        note += f" What a similarity means {_OF_IMAGES}." if mixed else ""
+        queried = thumbnails([image for answer in answers for image in answer.images], _SIDE)
+        uris = [match.uri for answer in answers for match, _ in answer.matches]
+        pictures = thumbnails(uris, _SIDE, digests=digests_of(uris, searcher.gallery.table))
+        page = {"answers": answers, "queried": queried, "pictures": pictures, "limit": limit, "note": note}
         replace_text(html, render("search.html", **page))
         display.say(f"the page: {html}")
     if unread:
@@ -105,8 +116,10 @@ _Opened = tuple[Searcher, Limit | None, list[PairShare], Display]
 _Wanted = tuple[str, float] | None
 
 
-def _run(run_file: str, head: str | None, everything: bool, wanted: _Wanted, quiet: bool, *, words: bool) -> _Opened:
-    """The searcher of a run file, its threshold, and what a similarity means."""
+def _run(
+    run_file: str, head: str | None, everything: bool, wanted: _Wanted, quiet: bool, *, words: bool, mixed: bool
+) -> _Opened:
+    """The searcher of a run file, its threshold, and what a similarity means; of ``mixed`` terms that is not known."""
     run = open_run(run_file, quiet=quiet)
     vectors = find_chosen(run, head, text=words)
     run = with_rows(run, [vectors])
@@ -119,15 +132,21 @@ def _run(run_file: str, head: str | None, everything: bool, wanted: _Wanted, qui
     options = [name for name, given in (("--all", everything), ("--head", head is not None)) if not given]
     choose = f"; {' and '.join(options)} choose{'s' if len(options) == 1 else ''} otherwise" if options else ""
     run.display.say(f"searching {part} with {vectors.backbone} {vectors.head}{choose}")
-    shares = kept_shares(decisions)
-    if not shares:
-        few = class_shortage(run.records) is not None
-        way = f"that takes {ENOUGH_CLASSES}" if few else "`permafrost threshold RUN.TOML` calibrates it"
-        run.display.say(f"{_NO_SHARES}: {way}")
-    return searcher, limit, shares, run.display
+    few = class_shortage(run.records) is not None
+    way = f"that takes {ENOUGH_CLASSES}" if few else "`permafrost threshold RUN.TOML` calibrates it"
+    return searcher, limit, _meaning(kept_shares(decisions), mixed, way, run.display), run.display
 
 
-def _bundle(folder: str, head: str | None, everything: bool, wanted: _Wanted, quiet: bool) -> _Opened:
+def _meaning(shares: list[PairShare], mixed: bool, way: str, display: Display) -> list[PairShare]:
+    """The ``shares`` where they hold for the query; else it is said that they do not, or the ``way`` to get them."""
+    if mixed:
+        display.say(f"what a similarity means {_OF_IMAGES}")
+    elif not shares:
+        display.say(f"{_NO_SHARES}: {way}")
+    return [] if mixed else shares
+
+
+def _bundle(folder: str, head: str | None, everything: bool, wanted: _Wanted, quiet: bool, *, mixed: bool) -> _Opened:
     """The same of a bundle, which has one head and one gallery."""
     bundle = Bundle.open(folder)
     own = bundle.described["head"]
@@ -140,13 +159,10 @@ def _bundle(folder: str, head: str | None, everything: bool, wanted: _Wanted, qu
     searcher = Searcher.open(folder)
     display = Display(quiet=quiet)
     display.say(f"searching the {len(searcher):,} images of {folder}")
-    shares = bundle.shares
-    if not shares:
-        display.say(
-            f"{_NO_SHARES}: with {ENOUGH_CLASSES}, `permafrost threshold RUN.TOML` calibrates it, and "
-            "`permafrost export` takes it along"
-        )
-    return searcher, limit, shares, display
+    way = (
+        f"with {ENOUGH_CLASSES}, `permafrost threshold RUN.TOML` calibrates it, and `permafrost export` takes it along"
+    )
+    return searcher, limit, _meaning(bundle.shares, mixed, way, display), display
 
 
 class _Query(NamedTuple):

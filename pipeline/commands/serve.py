@@ -76,4 +76,4 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"{host}:{port} cannot be listened at: {reason}. Name another with --port") from None
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}. Name another port with --port") from None

@@ -61,7 +61,9 @@ class Search(Chosen):
     """A search."""
 
     k: int = Field(10, ge=1, le=Limits.max_k, description="Matches in the answer.")
-    fmr: float | None = Field(None, gt=0, lt=1, description="Only matches, by the threshold kept for this FMR.")
+    fmr: float | None = Field(
+        None, gt=0, lt=1, description="Only matches, by the threshold kept for this FMR; not with text."
+    )
     offset: int = Field(0, ge=0, le=Limits.max_depth - Limits.max_k, description="Matches to leave out before them.")
     where: list[str] = Field(
         [],
@@ -220,6 +222,9 @@ class _Service:
             queue.close()
 
     async def search(self, wanted: Search, request: Request | None) -> Response:
+        if wanted.fmr is not None and wanted.text is not None:
+            message = "an fmr was measured on pairs of images, and is not known for words: leave fmr out, and compare "
+            raise Refused(422, "no_threshold", message + "the similarities with a number of your own")
         filters = filters_of(wanted.where)
         gallery, heads, vectors = await self.vectors(wanted, request)
         queries = [

@@ -118,9 +118,10 @@ class Gallery:
         for head in self.heads:
             if (row := head.searcher.row_of(key)) is not None:
                 table = head.searcher.gallery.table
-                if (content := self.thumbnail(table["digest"][row].as_py())) is not None:
+                digest = table["digest"][row].as_py()
+                if (content := self.thumbnail(digest)) is not None:
                     return content
-                made = small_jpeg(table["uri"][row].as_py(), side)
+                made = small_jpeg(table["uri"][row].as_py(), side, digest)
                 if made.reason:
                     return Refused(404, "no_picture", f"there is no picture of this image: it {made.reason}")
                 return made.content
@@ -213,17 +214,18 @@ def pictures(wanted: Sequence[tuple[Gallery, str, int]]) -> list[bytes | Excepti
 
 
 def find(queries: Sequence[Query]) -> list[dict[str, Any] | Exception]:
-    """The answer to each query, as JSON; those of one head, depth and filters are searched for at once."""
+    """The answer to each query, as JSON; those of one head, depth, filters and threshold are searched for at once."""
     answers: list[dict[str, Any] | Exception] = [{}] * len(queries)
-    together: dict[tuple[ServedHead, int, Filters], list[int]] = {}
+    together: dict[tuple[ServedHead, int, Filters, float], list[int]] = {}
     for place, query in enumerate(queries):
         depth = query.offset + query.k + 2  # the image itself, and one more to know whether there are more
-        together.setdefault((query.head, depth, query.filters), []).append(place)
-    for (head, depth, filters), places in together.items():
+        together.setdefault((query.head, depth, query.filters, query.least), []).append(place)
+    for (head, depth, filters, least), places in together.items():
         vectors = np.stack([queries[place].vector for place in places])
         try:
             where = head.searcher.gallery.allowed(dict(filters)) if filters else None
-            every = head.searcher.find(vectors, depth, where=where, exact=bool(head.searcher.thresholds))
+            exact = bool(head.searcher.thresholds)
+            every = head.searcher.find(vectors, depth, where=where, exact=exact, least=least)
             own: list[Any] = [_answer(queries[place], matches) for place, matches in zip(places, every, strict=True)]
         except SettingsError as error:
             own = [Refused(422, "bad_filter", str(error))] * len(places)
@@ -236,7 +238,7 @@ def find(queries: Sequence[Query]) -> list[dict[str, Any] | Exception]:
 
 
 def _answer(query: Query, matches: Sequence[Match]) -> dict[str, Any]:
-    others = [match for match in matches if match.key != query.itself and match.similarity >= query.least]
+    others = [match for match in matches if match.key != query.itself]
     last = query.offset + query.k
     page = [
         {

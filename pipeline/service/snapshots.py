@@ -108,7 +108,9 @@ def open_snapshots(
         if is_url(str(path)):
             return Snapshots(opener, partial(current_number, path), on_change=on_change, seconds=_FAR)
         return Snapshots(opener, partial(file_version, Path(path, CURRENT)), on_change=on_change, seconds=_NEAR)
-    gallery = gallery_of_run(open_run(path, quiet=quiet), device=device, everything=everything)
+    run = open_run(path, quiet=quiet)
+    gallery = gallery_of_run(run, device=device, everything=everything)
+    run.say_gallery(len(gallery))
     return Snapshots(lambda: gallery, on_change=on_change)
 
 

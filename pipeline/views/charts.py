@@ -193,7 +193,9 @@ def look(rank: int) -> str:
 
 
 def _cut(name: str) -> str:
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+    """``name`` without its middle where it is too long: names that begin alike end differently."""
+    half = (_LONGEST - 1) // 2
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1 - half]}…{name[-half:]}"
 
 
 def _frame(x: Scale, y: Scale, at: Sequence[float], across: str, height: int, *, percent: bool = False) -> Markup:

@@ -27,7 +27,7 @@ from cache.atomic import replace_bytes
 from cache.errors import SettingsError
 from cache.fingerprint import fingerprint
 from pipeline.vectors import Vectors
-from pipeline.views.pages import fitted, open_picture
+from pipeline.views.pages import digests_of, fitted, open_picture
 from stages.records import Records
 from stages.retrieval import nearest
 
@@ -38,7 +38,7 @@ QUERY, TILE, FRAME, MARK = 148, 112, 4, 16
 """Sides of the tiles of a query and of a neighbour, its frame included, the frame's width, and a mark's, in pixels."""
 
 _SHOWN = "shown"  # the text of the PNG file that has the fingerprint of what it shows
-_DRAWING = 2  # to be raised when a sheet of the same images is to look otherwise
+_DRAWING = 3  # to be raised when a sheet of the same images is to look otherwise
 _MARGIN, _GAP, _HEAD, _FOOT, _NAME = 28, 10, 76, 22, 132
 
 
@@ -59,16 +59,20 @@ class SheetRow:
     rankings: Mapping[str, Sequence[Neighbour]]
 
 
-def draw_contact_sheet(path: Path, rows: Sequence[SheetRow], *, title: str) -> Path:
+def draw_contact_sheet(
+    path: Path, rows: Sequence[SheetRow], *, title: str, digests: Mapping[str, bytes] | None = None
+) -> Path:
     """Draw ``rows``, a band each, to the PNG file ``path``, and return it.
 
     A right neighbour has a green frame and a tick, a wrong one a red frame and a cross. An image that cannot be
-    opened is a grey tile. The file appears whole or not at all; one that shows the same already is left as it is.
+    opened, or whose bytes are not those of its digest (by URI), is a grey tile. The file appears whole or not at all;
+    one that shows the same already is left as it is.
     Raises ValueError when there is nothing to draw.
     """
     if not rows or not all(row.rankings for row in rows):
         raise SettingsError("a contact sheet needs at least one query, and at least one ranking for each; give it some")
-    shown = _what_is_shown(rows, title)
+    digests = digests or {}
+    shown = _what_is_shown(rows, title, digests)
     if _shown_in(path) == shown:
         return path
     most = max(len(ranking) for row in rows for ranking in row.rankings.values())
@@ -79,7 +83,7 @@ def draw_contact_sheet(path: Path, rows: Sequence[SheetRow], *, title: str) -> P
     top = _HEAD
     for row in rows:
         pen.line((_MARGIN, top, width - _MARGIN, top), fill=_RULE)
-        _draw_band(sheet, pen, row, top + _MARGIN // 2)
+        _draw_band(sheet, pen, row, digests, top + _MARGIN // 2)
         top += _band_height(row)
     content, text = io.BytesIO(), PngInfo()
     text.add_text(_SHOWN, shown)
@@ -89,10 +93,12 @@ def draw_contact_sheet(path: Path, rows: Sequence[SheetRow], *, title: str) -> P
     return path
 
 
-def _what_is_shown(rows: Sequence[SheetRow], title: str) -> str:
-    """A fingerprint of all that decides the pixels: the rankings, and the version of each image's file."""
+def _what_is_shown(rows: Sequence[SheetRow], title: str, digests: Mapping[str, bytes]) -> str:
+    """A fingerprint of all that decides the pixels: the rankings, and the version and digest of each image's file."""
     uris = {row.uri for row in rows} | {one.uri for row in rows for ranking in row.rankings.values() for one in ranking}
-    return fingerprint([_DRAWING, title, *map(repr, rows), {uri: _version(uri) for uri in uris}])
+    return fingerprint(
+        [_DRAWING, title, *map(repr, rows), {uri: [_version(uri), digests.get(uri, b"").hex()] for uri in uris}]
+    )
 
 
 def _version(uri: str) -> str:
@@ -124,21 +130,26 @@ def _draw_head(sheet: Image.Image, pen: ImageDraw.ImageDraw, title: str) -> None
     _write(pen, (x, y), legend, size=13, room=sheet.width - x - _MARGIN, colour=_FAINT, anchor="lm")
 
 
-def _draw_band(sheet: Image.Image, pen: ImageDraw.ImageDraw, row: SheetRow, top: int) -> None:
-    sheet.paste(_tile(row.uri, QUERY), (_MARGIN, top))
+def _draw_band(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, row: SheetRow, digests: Mapping[str, bytes], top: int
+) -> None:
+    sheet.paste(_tile(row.uri, QUERY, digests), (_MARGIN, top))
     _write(pen, (_MARGIN, top + QUERY + 6), row.caption, size=14, room=QUERY)
     left = _MARGIN + QUERY + _GAP
     for name, ranking in row.rankings.items():
         _write(pen, (left + _NAME - _GAP, top + TILE // 2), name, size=15, room=_NAME - 2 * _GAP, anchor="rm")
         for place, neighbour in enumerate(ranking):
-            _draw_neighbour(sheet, pen, neighbour, left + _NAME + place * (TILE + _GAP), top)
+            x = left + _NAME + place * (TILE + _GAP)
+            _draw_neighbour(sheet, pen, neighbour, _tile(neighbour.uri, TILE - 2 * FRAME, digests), x, top)
         top += TILE + _FOOT + _GAP
 
 
-def _draw_neighbour(sheet: Image.Image, pen: ImageDraw.ImageDraw, neighbour: Neighbour, x: int, y: int) -> None:
+def _draw_neighbour(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, neighbour: Neighbour, tile: Image.Image, x: int, y: int
+) -> None:
     colour = RIGHT_COLOUR if neighbour.right else WRONG_COLOUR
     pen.rectangle((x, y, x + TILE - 1, y + TILE - 1), fill=colour)
-    sheet.paste(_tile(neighbour.uri, TILE - 2 * FRAME), (x + FRAME, y + FRAME))
+    sheet.paste(tile, (x + FRAME, y + FRAME))
     sheet.paste(_mark(right=neighbour.right), (x, y + TILE + 11 - MARK // 2))
     _write(pen, (x + 22, y + TILE + 11), f"{neighbour.similarity:.3f}", size=13, room=TILE, colour=_FAINT, anchor="lm")
 
@@ -157,9 +168,9 @@ def _mark(*, right: bool) -> Image.Image:
     return fine.reduce(4)
 
 
-def _tile(uri: str, side: int) -> Image.Image:
+def _tile(uri: str, side: int, digests: Mapping[str, bytes]) -> Image.Image:
     """The image at ``uri`` within a square of ``side`` pixels, its aspect ratio kept; grey if it cannot be opened."""
-    image = open_picture(uri, side)
+    image = open_picture(uri, side, digests.get(uri))
     if isinstance(image, str):
         blank, middle = Image.new("RGB", (side, side), MISSING_COLOUR), (side // 2, side // 2)
         _write(ImageDraw.Draw(blank), middle, "no image", size=13, room=side, colour=_FAINT, anchor="mm")
@@ -222,7 +233,8 @@ def draw_nearest(
         SheetRow(uri, str(label), {name: ranking(name, query) for name in results})
         for query, (uri, label) in enumerate(zip(sample.uris, sample.labels, strict=True))
     ]
-    return draw_contact_sheet(path, rows, title=title)
+    shown = [row.uri for row in rows] + [one.uri for row in rows for each in row.rankings.values() for one in each]
+    return draw_contact_sheet(path, rows, title=title, digests=digests_of(shown, records.table))
 
 
 def _sample(queries: Records, gallery: Records, vectors: Sequence[Vectors], count: int) -> Records:

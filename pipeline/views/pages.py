@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jinja2
+import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
 from PIL import Image
 
@@ -18,6 +20,7 @@ from stages.extraction import DecodeError, decode
 from stages.processes import processors
 
 _QUALITY = 70
+_NONE: Mapping[str, bytes] = {}
 _PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader("pipeline", "presets"),
     autoescape=jinja2.select_autoescape(disabled_extensions=("txt",), default=True),
@@ -69,12 +72,19 @@ class Picture(NamedTuple):
 
 
 def thumbnails(
-    uris: Iterable[str], side: int, on_progress: Callable[[int, int], None] | None = None
+    uris: Iterable[str],
+    side: int,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    digests: Mapping[str, bytes] = _NONE,
 ) -> Mapping[str, Picture]:
-    """A picture of ``side`` pixels at most for each different one of ``uris``; a file that is none has its reason."""
+    """A picture of ``side`` pixels at most for each different one of ``uris``; a file that is none has its reason.
+
+    So has one whose bytes are not those of its digest, for those that ``digests`` has.
+    """
     wanted, pictures = list(dict.fromkeys(uris)), {}
     with ThreadPoolExecutor(processors()) as threads:  # Pillow decodes outside the interpreter's lock
-        made = threads.map(lambda uri: small_jpeg(uri, side), wanted)
+        made = threads.map(lambda uri: small_jpeg(uri, side, digests.get(uri)), wanted)
         for done, (uri, picture) in enumerate(zip(wanted, made, strict=True), 1):
             pictures[uri] = picture
             if on_progress is not None:
@@ -82,11 +92,24 @@ def thumbnails(
     return pictures
 
 
-def open_picture(uri: str, side: int) -> Image.Image | str:
-    """The image at ``uri``, of at least ``side`` pixels where it is as large; or the reason why there is none."""
+def digests_of(uris: Iterable[str], table: pa.Table) -> dict[str, bytes]:
+    """The digest of each of ``uris`` that is among the rows of ``table``, by the columns uri and digest."""
+    rows = table.select(["uri", "digest"]).filter(pc.is_in(table["uri"], pa.array([*{*uris}], table["uri"].type)))
+    pairs = zip(rows["uri"].to_pylist(), rows["digest"].to_pylist(), strict=True)
+    return {uri: digest for uri, digest in pairs if digest is not None}
+
+
+def open_picture(uri: str, side: int, digest: bytes | None = None) -> Image.Image | str:
+    """The image at ``uri``, of at least ``side`` pixels where it is as large; or the reason why there is none.
+
+    With the ``digest`` of a row, bytes of another one are no picture of it.
+    """
     try:
         source = parse_source(uri)
-        return Image.fromarray(decode(source.read(), box=source.box, at_least=side))
+        content = source.read()
+        if digest is not None and source.digest(content) != digest:
+            return "has changed since it was embedded"
+        return Image.fromarray(decode(content, box=source.box, at_least=side))
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     except (ValueError, DecodeError) as error:
@@ -99,9 +122,9 @@ def fitted(image: Image.Image, ratio: float, filter_: Image.Resampling) -> Image
     return image.resize(size, filter_, reducing_gap=2.0)
 
 
-def small_jpeg(uri: str, side: int) -> Picture:
-    """The image at ``uri`` within a square of ``side`` pixels."""
-    image = open_picture(uri, side)
+def small_jpeg(uri: str, side: int, digest: bytes | None = None) -> Picture:
+    """The image at ``uri`` within a square of ``side`` pixels; see :func:`open_picture`."""
+    image = open_picture(uri, side, digest)
     if isinstance(image, str):
         return Picture(b"", side, side, image)
     small = fitted(image, min(1.0, side / max(image.size)), Image.Resampling.BICUBIC)

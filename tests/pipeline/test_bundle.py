@@ -206,6 +206,17 @@ def test_the_card_has_the_scores_of_the_run_and_what_it_gets_wrong(exported: tup
         assert fingerprint in card
 
 
+@pytest.mark.parametrize(("value", "cell"), [(0.0, "0.0000 (0.0000 to 0.0300)"), (0.02, "0.0200 (0.0000 to 0.0300)")])
+def test_a_rate_of_zero_that_was_measured_stands_on_the_card(
+    value: float, cell: str, exported: tuple[Run, Vectors, Path], tmp_path: Path
+) -> None:
+    run, vectors, _ = exported
+    measured = {"all": {"fmr": {"value": value, "low": 0.0, "high": 0.03}}}
+    decisions = [{"kind": "fmr", "wanted": 0.01, "threshold": 0.5, "test": measured}]
+    bundle = export_bundle(run, vectors, tmp_path / "bundle", decisions=decisions)
+    assert f"| fmr | 0.01 | 0.5000 | {cell} |" in (bundle.path / "README.md").read_text()
+
+
 def test_images_without_labels_have_a_card_too(images: Path, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     for number in range(12):

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from cache import digest_bytes
 from pipeline.views.contact_sheet import (
     FRAME,
     MISSING_COLOUR,
@@ -96,6 +97,16 @@ def test_an_image_that_cannot_be_opened_is_a_grey_tile(bad: str, photo: str, tmp
     (top, left, _), (_, other, _) = frames(sheet)
     assert tuple(sheet[top + FRAME, left + FRAME]) == MISSING_COLOUR
     assert tuple(sheet[top + FRAME, other + FRAME]) == BLUE
+
+
+def test_an_image_that_was_replaced_is_a_grey_tile(photo: str, tmp_path: Path) -> None:
+    digests = {photo: digest_bytes(Path(photo).read_bytes())}
+    row = SheetRow(photo, "q", {"raw": [Neighbour(photo, True, 0.5)]})
+    for colour, tile in ((BLUE, BLUE), ((200, 0, 0), MISSING_COLOUR)):
+        Image.new("RGB", (60, 60), colour).save(photo)
+        sheet = pixels(draw_contact_sheet(tmp_path / "s.png", [row], title="t", digests=digests))
+        ((top, left, _),) = frames(sheet)
+        assert tuple(sheet[top + FRAME, left + FRAME]) == tile
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "CMYK", "I;16", "1"])

@@ -13,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from cache import digest_bytes
 from cache.errors import StoreError
 from pipeline.bundle import Bundle
 from pipeline.encoded_table import Written, encode_folder
 from pipeline.encoder import Encoder
+from stages.extraction import Embedder, PcaBasis, PcaConfig, load_backbone
 from tests.pictures import draw, draw_folder
 from tests.typed import PCA_RUN, ROOT, permafrost
 
@@ -132,6 +135,49 @@ def test_a_damaged_part_is_computed_again_and_a_changed_file_makes_it_begin_anew
         computed = encoded(folder, tmp_path / f"{damage}.parquet", on_note=notes.append).computed
         assert computed == (68 if damage == "part" else 100)
     assert [note.endswith("all is encoded anew") for note in notes] == [True]
+
+
+def test_another_image_with_the_size_and_the_time_of_the_old_one_is_seen(tmp_path: Path) -> None:
+    basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
+    encoder = Encoder(Embedder([load_backbone(PcaConfig(dim=2, size=2), basis=basis)]))
+    photo, other, table = tmp_path / "photos/a.bmp", tmp_path / "b.bmp", tmp_path / "v.parquet"
+    photo.parent.mkdir()
+    for path, colour in ((photo, (255, 0, 0)), (other, (0, 255, 0))):
+        Image.new("RGB", (8, 8), colour).save(path)
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    assert encode_folder(encoder, "E", photo.parent, table).computed == 1
+    assert encode_folder(encoder, "E", photo.parent, table).computed == 0
+    other.replace(photo)  # as rsync -t and cp -p do
+    with pytest.raises(StoreError, match="not of these images as they are now"):
+        encode_folder(encoder, "E", photo.parent, table)
+    table.unlink()
+    encode_folder(encoder, "E", photo.parent, table)
+    (row,) = pq.read_table(table).to_pylist()
+    assert row["digest"] == digest_bytes(photo.read_bytes())
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_a_file_is_read_once_it_can_no_longer_be_rewritten_at_the_same_time(
+    rewritten: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is written again between the look at it and its reading, within a tick: what is read is the new."""
+    basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
+    encoder = Encoder(Embedder([load_backbone(PcaConfig(dim=2, size=2), basis=basis)]))
+    photo = tmp_path / "photos/a.bmp"
+    draw(photo, 1, (8, 8))
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if rewritten:
+            draw(photo, 2, (8, 8))
+
+    waited: list[float] = []
+    monkeypatch.setattr("cache.atomic.time.sleep", sleep)
+    os.utime(photo)
+    encode_folder(encoder, "E", photo.parent, tmp_path / "v.parquet")
+    (row,) = pq.read_table(tmp_path / "v.parquet").to_pylist()
+    assert len(waited) == 1
+    assert row["digest"] == digest_bytes(photo.read_bytes())
 
 
 def test_another_file_of_that_name_is_left_alone(folder: Path, tmp_path: Path) -> None:

@@ -130,6 +130,19 @@ def test_what_fails_is_listed_and_the_others_are_not_affected(
     )
 
 
+def test_one_image_alone_that_has_no_vector_is_an_error_and_a_folder_names_its_images(
+    exported: tuple[Run, list[Vectors], Path], tmp_path: Path
+) -> None:
+    encoder = Encoder.load(exported[2] / "raw")
+    (tmp_path / "photos.csv").write_text("path\n1.png\n")
+    for one in (tmp_path / "no folder", str(tmp_path / "photos.csv"), b"no image"):
+        with pytest.raises(RecordsError, match="is neither a folder nor an image that can be read"):
+            encoder.encode(one)
+    for name in ("b/2.png", "a/1.png"):
+        draw(tmp_path / "photos" / name, 1)
+    assert encoder.encode(tmp_path / "photos").names == ["a/1.png", "b/2.png"]
+
+
 def test_what_is_no_image_is_refused_before_anything_is_computed(exported: tuple[Run, list[Vectors], Path]) -> None:
     encoder = Encoder.load(exported[2] / "raw")
     for image in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32), np.zeros((0, 8, 3), np.uint8)):

@@ -27,7 +27,7 @@ from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.scores import score_run
 from pipeline.searcher import Searcher
-from pipeline.thresholds import kept_decisions, kept_shares
+from pipeline.thresholds import kept_decisions, kept_shares, limit_among
 from pipeline.vectors import find_vectors
 from stages.analysis.open_set import comparisons, pair_shares, share_at
 from stages.retrieval.gallery import combined
@@ -110,8 +110,8 @@ def test_words_find_what_they_name_among_what_may_be_found(answers: Answers, bun
 
 
 def test_a_bundle_answers_as_its_run_does(folder: Path, answers: Answers) -> None:
-    options = {"text": ["red car"], "like": ["3-1.png"], "fmr": 0.1}
-    assert answers(bundle=True, **options) == answers(**options)
+    for options in ({"text": ["red car"], "like": ["3-1.png"]}, {"like": ["3-1.png"], "fmr": 0.1}):
+        assert answers(bundle=True, **options) == answers(**options)
 
 
 def test_words_have_the_bits_of_the_run_in_a_bundle_that_was_exported(folder: Path, tmp_path: Path) -> None:
@@ -203,6 +203,35 @@ def test_what_a_similarity_means_is_the_share_of_pairs_that_match(folder: Path, 
         assert abs(sum(inside) - each.matched) <= 2
 
 
+@pytest.mark.parametrize("bundle", [False, True])
+def test_rates_of_pairs_of_images_are_not_for_words_and_several_terms(
+    bundle: bool, folder: Path, answers: Answers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, other = (str(folder / name) for name in ("1-0.png", "9-2.png"))
+    (line,) = answers(image, k=1, fmr=0.1, together=True, bundle=bundle)  # of one image
+    assert "share" in line
+    assert answers(like=["3-1.png"], fmr=0.1, k=1, bundle=bundle)[0]["rate"]["kind"] == "fmr"
+    mixed: list[tuple[list[str], dict[str, Any]]] = [
+        ([], {"text": ["red mug"]}),
+        ([image], {"like": ["3-1.png"]}),
+        ([image], {"unlike": ["3-1.png"]}),
+        ([image, other], {"together": True}),
+        ([], {"like": ["3-1.png", "5-1.png"]}),
+    ]
+    for images, terms in mixed:
+        for rate in ("fmr", "fpir"):
+            with pytest.raises(ConfigError, match=f"--{rate} 0.1 was measured on pairs of images.*--threshold"):
+                answers(*images, **terms, **{rate: 0.1}, bundle=bundle)
+        (line,) = answers(*images, **terms, threshold=-1.0, k=1, bundle=bundle)
+        assert line["match"] is True
+        assert not {"share", "pairs"} & {*line}
+    page, path = tmp_path / "page.html", folder / ("bundle" if bundle else "run.toml")
+    search(str(path), text=["red mug"], k=1, html=page)
+    unknown = "what a similarity means was measured on pairs of images, and is not known for words"
+    assert unknown in capsys.readouterr().err
+    assert unknown.capitalize() in page.read_text(encoding="utf-8")
+
+
 def test_a_page_holds_its_pictures_and_asks_for_nothing(folder: Path, answers: Answers, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     answers(str(folder / "1-0.png"), html=page, k=3, where=["kind=shirt"])
@@ -241,8 +270,14 @@ def test_what_cannot_be_answered_says_why(folder: Path, answers: Answers, tmp_pa
 
 
 def test_images_that_are_not_there_are_refused_before_the_run_is_opened(tmp_path: Path) -> None:
-    with pytest.raises(RecordsError, match=r"no image to search for is there:\nnothing.jpg"):
+    with pytest.raises(RecordsError, match=r"no such image:\nnothing.jpg"):
         search(str(tmp_path / "no run.toml"), ["nothing.jpg"])
+
+
+def test_a_rate_that_no_test_query_measures_is_said_to_be_unknown() -> None:
+    unknown = dict.fromkeys(("value", "low", "high"))
+    decision = {"kind": "fpir", "wanted": 0.1, "threshold": 0.5, "test": {"all": {"fpir": unknown}}}
+    assert limit_among([decision], ("fpir", 0.1), "").summary == "chosen for FPIR 0.1, which no test query measures"
 
 
 def test_terms_that_cancel_out_are_refused() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cache import parse_source
 from cache.errors import RecordsError, SettingsError, StoreBusyError
 from cache.lock import writer_lock
 from pipeline.bundle import Bundle, current_number, read_snapshot
@@ -98,6 +99,26 @@ def test_a_row_that_is_added_is_what_the_run_would_hold(bundle: Bundle, folder: 
     assert snapshot.rows["label"].to_pylist()[-5:] == ["gone", "gone", "new", "new", "new"]
     for digest in snapshot.rows["digest"].to_pylist():
         assert bundle.thumbnail(digest) is not None
+
+
+def test_what_is_added_by_a_relative_path_is_the_same_file_from_any_folder(
+    bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    added(bundle, Path("photos"))
+    uris = {row["key"]: row["uri"] for row in newest(bundle)}
+    assert uris["new/0.png"] == str(folder / "photos/new/0.png")
+    write_table(folder / "more.csv", [{"path": f"box:0,0,9,9:{path}"} for path in ("photos/new/1.png",)])
+    add_images(bundle, TableConfig(path="more.csv", label=()), encoder=lambda: Encoder(bundle.embedder()))
+    assert newest(bundle)[-1]["uri"] == f"box:0,0,9,9:{folder}/photos/new/1.png"
+    monkeypatch.chdir(tmp_path)
+    assert all(parse_source(row["uri"]).read() for row in newest(bundle)[-6:])
+    monkeypatch.chdir(folder / "photos")
+    count = len(newest(bundle))
+    remove_images(bundle, ["new/2.png", str(folder / "photos/gone/0.png")])  # a key, and a path as it is printed
+    monkeypatch.chdir(folder)
+    remove_images(bundle, ["photos/gone/1.png"])  # a path as it was added
+    assert len(newest(bundle)) == count - 3
 
 
 def test_an_id_is_never_given_again(bundle: Bundle, folder: Path) -> None:

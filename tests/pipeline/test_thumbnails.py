@@ -7,10 +7,13 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.views.pages import thumbnails
+from cache import LocalStorage, parse_source
+from pipeline.bundle.layout import write_thumbnails
+from pipeline.views.pages import digests_of, thumbnails
 from stages.extraction import decode
 
 
@@ -51,6 +54,24 @@ def test_a_file_that_is_no_image_has_its_reason_instead(content: bytes | None, r
     (picture,) = thumbnails([str(path)], 64).values()
     assert picture.data is None
     assert reason in picture.reason
+
+
+def test_a_picture_is_of_the_bytes_of_its_digest(tmp_path: Path) -> None:
+    path, storage = tmp_path / "a.png", LocalStorage(tmp_path / "bundle")
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(path)
+    box = f"box:0,0,4,8:{path}"
+    table = pa.table(
+        {"uri": [str(path), box], "digest": [parse_source(u).digest(path.read_bytes()) for u in (str(path), box)]}
+    )
+    digests = digests_of([str(path), box], table)
+    assert all(one.data for one in thumbnails(digests, 64, digests=digests).values())
+    Image.new("RGB", (8, 8), (0, 0, 255)).save(path)
+    for one in thumbnails(digests, 64, digests=digests).values():
+        assert (one.data, one.reason) == (None, "has changed since it was embedded")
+    assert thumbnails([str(path)], 64)[str(path)].data is not None
+    problems = write_thumbnails(storage, table)
+    assert problems == [f"{uri}: has changed since it was embedded" for uri in (str(path), box)]
+    assert [*storage.list("thumbnails/")] == []
 
 
 def test_a_large_jpeg_is_decoded_at_a_fraction_that_is_still_large_enough() -> None:

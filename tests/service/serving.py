@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,17 @@ def draw_gallery(folder: Path, count: int = 30) -> list[str]:
 
 
 def gallery_of(
-    folder: Path, keys: list[str], *, snapshot: str = "first", thresholds: dict[str, float] | None = None
+    folder: Path,
+    keys: list[str],
+    *,
+    snapshot: str = "first",
+    thresholds: dict[str, float] | None = None,
+    words: bool = False,
 ) -> Gallery:
-    """The pictures of ``keys`` with a label, a colour, and two heads, ``half`` before ``raw``."""
+    """The pictures of ``keys`` with a label, a colour, and two heads, ``half`` before ``raw``.
+
+    With ``words`` both take text, and any is like the first picture.
+    """
     contents = [(folder / key).read_bytes() for key in keys]
     table = pa.table(
         {
@@ -69,9 +78,14 @@ def gallery_of(
     for name, head in (("half", first_three), ("raw", None)):
         model = embedder(head)
         vectors = unit_length(model.embed(contents).vectors)
-        searcher = Searcher(model, GalleryIndex.build(vectors, keys, name), table, thresholds=thresholds)
+        index, first = GalleryIndex.build(vectors, keys, name), vectors[:1]
+        searcher = Searcher(model, index, table, thresholds=thresholds, text=partial(_like, first) if words else None)
         heads.append(ServedHead("pixels", name, searcher, "mmp@5 0.500"))
     return Gallery(snapshot, tuple(heads), no_thumbnail)
+
+
+def _like(first: Any, sentences: Any) -> Any:
+    return np.repeat(first, len(sentences), axis=0)
 
 
 def no_thumbnail(_: bytes) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.service.app import create_app
 from pipeline.service.gallery import Gallery
-from pipeline.service.limits import Limits
+from pipeline.service.limits import Limits, Refused
 from pipeline.service.snapshots import Snapshots
 from tests.service.serving import COLOURS, ask, draw_gallery, embedder, first_three, gallery_of, picture
 
@@ -201,6 +201,27 @@ def test_an_fmr_leaves_the_matches_of_its_threshold(folder: Path, app: FastAPI) 
     assert (answer["code"], "there is one for fmr 0.001, fpir 0.1" in answer["message"]) == ("no_threshold", True)
     assert refusal(limited, 422, "GET", f"{path}&fmr=2") == "bad_request"
     limited.state.close()
+
+
+def test_the_picture_of_a_file_that_was_replaced_is_not_shown(tmp_path: Path) -> None:
+    name, *others = draw_gallery(tmp_path)
+    own = gallery_of(tmp_path, [name, *others])
+    assert isinstance(own.picture(name, 64), bytes)
+    (tmp_path / name).write_bytes((tmp_path / others[0]).read_bytes())
+    refused = own.picture(name, 64)
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.message.endswith("it has changed since it was embedded")) == ("no_picture", True)
+
+
+def test_an_fmr_of_pairs_of_images_is_refused_for_words(folder: Path) -> None:
+    reading = gallery_of(folder, draw_gallery(folder), thresholds={"fmr 0.001": 0.5}, words=True)
+    app = create_app(Snapshots(lambda: reading, on_change=print))
+    assert len(matches(app, "/search?text=red mug&k=5")) == 5
+    answer = ask(app, "GET", "/search?text=red mug&k=5&fmr=0.001")
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert (error["code"], "measured on pairs of images" in error["message"]) == ("no_threshold", True)
+    app.state.close()
 
 
 def test_of_a_mistyped_filter_the_nearest_is_told(app: FastAPI) -> None:

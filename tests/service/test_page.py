@@ -30,7 +30,7 @@ LIMIT = 0.5
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("gallery")
-    return gallery_of(folder, draw_gallery(folder), thresholds={"fpir 0.1": LIMIT})
+    return gallery_of(folder, draw_gallery(folder), thresholds={"fpir 0.1": LIMIT}, words=True)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,22 @@ def test_the_line_of_the_threshold_parts_matches_from_the_rest(page: Any, galler
     page.locator("#from").blur()
     page.wait_for_selector(".limit:has-text('no match: .990')")
     assert "limit=0.99" in page.url
+
+
+def test_a_threshold_of_pictures_is_not_for_words(page: Any) -> None:
+    page.fill("#text", "red mug")
+    page.keyboard.press("Enter")
+    keys(page)
+    assert page.locator(".limit, .under").count() == 0
+    assert page.locator("#status").inner_text().endswith("is known of pictures, and not of words.")
+    assert page.locator("#limit").input_value() == "none"
+    assert page.locator("#limit option[disabled]").count() == 1
+    page.select_option("#limit", "hand")
+    page.wait_for_selector(".limit")
+    page.locator("a.card").first.click()
+    page.select_option("#limit", "fpir 0.1")
+    page.wait_for_selector(".limit:has-text('wrong for 1 in 10')")
+    assert page.locator("#limit option[disabled]").count() == 0
 
 
 def test_rates_and_filters_are_in_words(page: Any) -> None:

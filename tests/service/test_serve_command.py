@@ -45,7 +45,7 @@ def test_a_run_is_served_until_the_signal_and_nothing_of_a_request_is_logged(tmp
         (["--host", "::"], "a token is wanted"),
         (["--host", "0.0.0.0", "--token", "short"], "16 visible ASCII characters"),
         (["--token", "a token that has spaces in it"], "16 visible ASCII characters"),
-        (["--host", "no.such.host.invalid", "--token", "a" * 16], "cannot be listened at"),
+        (["--host", "no.such.host.invalid", "--token", "a" * 16], "cannot listen on"),
     ],
 )
 def test_what_would_not_be_safe_is_wrong_usage(flags: list[str], message: str, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = permafrost("serve", "run.toml", "--port", str(taken.getsockname()[1]), cwd=tmp_path)
     assert done.returncode == 2
-    assert "Name another with --port" in done.stderr
+    assert "Name another port with --port" in done.stderr
 
 
 @pytest.mark.parametrize("library", ["fastapi", "uvicorn", "python_multipart", "prometheus_client"])

@@ -71,7 +71,7 @@
     const alone = new Set(facts.heads.map((each) => each.backbone)).size === 1;
     return head ? (alone ? head.head : `${head.backbone} · ${head.head}`) : name;
   };
-  // How often a kept threshold is wrong: fmr is of comparisons, fpir of searches.
+  // How often a kept threshold is wrong: fmr is of comparisons, fpir of searches. Both are of pictures, not of words.
   const inWords = (kept) => {
     const [kind, rate] = kept.split(" ");
     const often = rate > 1 / 3 ? `${Math.round(100 * rate)} in 100` : `1 in ${number(Math.round(1 / rate))}`;
@@ -81,7 +81,7 @@
     const { thresholds } = facts.heads.find((head) => head.name === name);
     const wanted = search.limit ?? Object.keys(thresholds)[0] ?? "none";
     if (wanted === "none") return null;
-    if (wanted in thresholds) return { at: thresholds[wanted], why: inWords(wanted) };
+    if (wanted in thresholds && !search.text) return { at: thresholds[wanted], why: inWords(wanted) };
     return Number.isFinite(parseFloat(wanted)) ? { at: parseFloat(wanted), why: "by hand" } : null;
   };
 
@@ -193,7 +193,8 @@
     at("more").hidden = !answers.some((answer) => answer.more);
     const count = Math.max(...answers.map(({ head }) =>
       results.querySelectorAll(`[data-head="${CSS.escape(head)}"] .card`).length));
-    say(`${number(count)} pictures, the most similar first. Choose one to search from it.`);
+    const unknown = search.text ? " How similar is similar enough is known of pictures, and not of words." : "";
+    say(`${number(count)} pictures, the most similar first. Choose one to search from it.${unknown}`);
   }
 
   function begin() {
@@ -236,7 +237,10 @@
     }
     at("filters").hidden = !at("filters").querySelector("select, input, button");
     const byHand = search.limit !== null && Number.isFinite(parseFloat(search.limit));
-    at("limit").value = byHand ? "hand" : search.limit ?? at("limit").options[0].value;
+    const options = [...at("limit").options];
+    for (const option of options) option.disabled = Boolean(search.text) && !["none", "hand"].includes(option.value);
+    const usable = options.filter((option) => !option.disabled).map((option) => option.value);
+    at("limit").value = byHand ? "hand" : usable.includes(search.limit) ? search.limit : usable[0];
     at("from").hidden = !byHand;
     if (byHand) at("from").value = search.limit;
     document.title = search.text || search.key || "Search by picture";
