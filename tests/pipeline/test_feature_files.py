@@ -88,3 +88,15 @@ def test_no_image_of_ones_own_can_be_searched_for(folder: Path) -> None:
     done = permafrost("search", "run.toml", "photo.png", cwd=folder)
     assert done.returncode != 0
     assert "no network here gives an image such a feature" in done.stderr
+
+
+def test_a_feature_that_failed_is_read_again_where_that_is_asked_for(folder: Path) -> None:
+    vectors = np.load(folder / "f.npy")
+    vectors[3, 0] = np.nan
+    np.save(folder / "holes.npy", vectors)
+    (folder / "holes.keys.txt").write_text("".join(f"k{n}\n" for n in range(240)))
+    (folder / "holes.toml").write_text(RUN.replace('"f.npy"', '"holes.npy"').replace('"api"', '"holes"'))
+    for options, computed in (((), 240), ((), 0), (("--retry-failed",), 1)):
+        done = permafrost("extract", "holes.toml", *options, cwd=folder)
+        assert f"{computed:,} images computed" in done.stderr if computed else "none was opened" in done.stderr
+        assert "1 of 240 records failed" in done.stderr
