@@ -107,6 +107,7 @@ FLAGS = {
     "report": {"--health", "--json", "--output", "--queries", "--quiet"},
     "search": {
         "--all",
+        "--backbone",
         "--fmr",
         "--fpir",
         "--head",

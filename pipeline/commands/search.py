@@ -17,7 +17,7 @@ from cache.atomic import replace_text
 from cache.errors import AbsentPathError, ConfigError, RecordsError
 from cache.storage import file_exists
 from pipeline.bundle.layout import Bundle, is_bundle
-from pipeline.commands.options import BestHead, Json, Quiet, where_values
+from pipeline.commands.options import BestHead, Json, OneBackbone, Quiet, where_values
 from pipeline.dataset import open_run
 from pipeline.progress import Display
 from pipeline.searcher import Searcher
@@ -48,6 +48,7 @@ def search(
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only images with this label, domain or attribute.")
     ] = None,
     head: BestHead = None,
+    backbone: OneBackbone = None,
     everything: Annotated[bool, typer.Option("--all", help="Search every record, not only the gallery.")] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images to print for each.")] = 10,
     fmr: Annotated[float | None, typer.Option(help="Only matches, by the threshold kept for this FMR.")] = None,
@@ -79,7 +80,9 @@ def search(
         )
     filters = where_values(where)
     opened = partial(_bundle if is_bundle(run_file) else partial(_run, words=bool(text)), mixed=mixed)
-    searcher, limit, shares, display = opened(run_file, head, everything, limits[0] if limits else None, quiet)
+    searcher, limit, shares, display = opened(
+        run_file, head, backbone, everything, limits[0] if limits else None, quiet
+    )
     if limit is not None:
         display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")
     queries, unread = _single(searcher, images)
@@ -117,11 +120,19 @@ _Wanted = tuple[str, float] | None
 
 
 def _run(
-    run_file: str, head: str | None, everything: bool, wanted: _Wanted, quiet: bool, *, words: bool, mixed: bool
+    run_file: str,
+    head: str | None,
+    backbone: str | None,
+    everything: bool,
+    wanted: _Wanted,
+    quiet: bool,
+    *,
+    words: bool,
+    mixed: bool,
 ) -> _Opened:
     """The searcher of a run file, its threshold, and what a similarity means; of ``mixed`` terms that is not known."""
     run = open_run(run_file, quiet=quiet)
-    vectors = find_chosen(run, head, text=words)
+    vectors = find_chosen(run, head, backbone, text=words)
     run = with_rows(run, [vectors])
     limit = limit_of(run, vectors, wanted) if wanted else None
     decisions = kept_decisions(run, vectors)
@@ -146,12 +157,21 @@ def _meaning(shares: list[PairShare], mixed: bool, way: str, display: Display) -
     return [] if mixed else shares
 
 
-def _bundle(folder: str, head: str | None, everything: bool, wanted: _Wanted, quiet: bool, *, mixed: bool) -> _Opened:
+def _bundle(
+    folder: str,
+    head: str | None,
+    backbone: str | None,
+    everything: bool,
+    wanted: _Wanted,
+    quiet: bool,
+    *,
+    mixed: bool,
+) -> _Opened:
     """The same of a bundle, which has one head and one gallery."""
     bundle = Bundle.open(folder)
     own = bundle.described["head"]
-    if everything or head not in (None, own):
-        raise ConfigError(f"{folder} has one gallery and the head {own}: leave --head and --all out")
+    if everything or backbone is not None or head not in (None, own):
+        raise ConfigError(f"{folder} has one gallery and the head {own}: leave --head, --backbone and --all out")
     limit = None
     if wanted:
         choose = f"Choose it, `permafrost threshold RUN_FILE --{wanted[0]} {wanted[1]:g}`, and export again."

@@ -262,6 +262,8 @@ def test_what_cannot_be_answered_says_why(folder: Path, answers: Answers, tmp_pa
         (RecordsError, "a query of several terms takes all of them", [image, str(tmp_path / "text.jpg")],
          {"together": True}),
         (ConfigError, "has one gallery and the head captions", [image], {"bundle": True, "head": "raw"}),
+        (ConfigError, "the head captions: leave --head, --backbone", [image], {"bundle": True, "backbone": "pca"}),
+        (ConfigError, r"no head 'captions' on 'resnet' \(of pca\)", [image], {"backbone": "resnet"}),
         (MissingRowsError, "no threshold is kept for fpir 0.3, only for fmr 0.1", [image],
          {"bundle": True, "fpir": 0.3}),
     ):  # fmt: skip
