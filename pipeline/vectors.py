@@ -238,9 +238,9 @@ def _epoch_text(epoch: EpochLog, soup: int) -> str:
 def summary_text(head: Head) -> str:
     """What ``head`` was trained on, and which of its epochs was chosen how."""
     summary, anchor = head.summary, ""
-    epochs = f"epoch {summary.epoch} kept: " if head.log else ""
+    epochs = f"epoch {summary.epoch} kept: " if head.log and summary.anchor != 0 else ""
     if summary.anchor == 0:
-        anchor = "; no share of the trained weights scores above the closed form it began at, which is kept"
+        anchor = "; no share of the trained weights scores above the closed form it began at, and that is kept"
     elif summary.anchor is not None:
         shares = f"{summary.anchor:.0%} trained weights and {1 - summary.anchor:.0%} closed form"
         anchor = f"; {shares}, the mixture that scores highest"

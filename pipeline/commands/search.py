@@ -144,7 +144,7 @@ def _run(
     choose = f"; {' and '.join(options)} choose{'s' if len(options) == 1 else ''} otherwise" if options else ""
     run.display.say(f"searching {part} with {vectors.backbone} {vectors.head}{choose}")
     few = class_shortage(run.records) is not None
-    way = f"that takes {ENOUGH_CLASSES}" if few else "`permafrost threshold RUN.TOML` calibrates it"
+    way = f"that takes {ENOUGH_CLASSES}" if few else f"`permafrost threshold {run_file} --head {vectors.head}` calibrates it"
     return searcher, limit, _meaning(kept_shares(decisions), mixed, way, run.display), run.display
 
 

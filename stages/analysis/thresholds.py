@@ -170,7 +170,8 @@ def choose_thresholds(store: Features, records: Records, seed: int, wanted: Sequ
     """
     classes = len({*records.split("validation_query").classes})
     if classes < LEAST_CLASSES:
-        return _chosen(wanted, _half_of_the_test(store, records, seed, "nothing validates"))
+        few = f"{classes} classes validate, and {LEAST_CLASSES} are needed" if classes else "nothing validates"
+        return _chosen(wanted, _half_of_the_test(store, records, seed, few))
     chosen = _chosen(wanted, _validation(store, records))
     if chosen.refused:
         few = f"{len(chosen.on.pairs.group):,} validation queries of {_classes(chosen.on.pairs)} classes are too few"

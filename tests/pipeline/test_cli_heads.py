@@ -126,7 +126,7 @@ def test_train_heads_goes_on_after_a_kill_and_leaves_the_same_bytes_and_no_check
     ("anchor", "words"),
     [
         (None, "mMP@5 on the validation records"),
-        (0.0, "no share of the trained weights scores above the closed form it began at, which is kept"),
+        (0.0, "no share of the trained weights scores above the closed form it began at, and that is kept"),
         (0.75, "75% trained weights and 25% closed form, the mixture that scores highest"),
     ],
 )
