@@ -143,8 +143,9 @@ def _run(
     options = [name for name, given in (("--all", everything), ("--head", head is not None)) if not given]
     choose = f"; {' and '.join(options)} choose{'s' if len(options) == 1 else ''} otherwise" if options else ""
     run.display.say(f"searching {part} with {vectors.backbone} {vectors.head}{choose}")
-    few = class_shortage(run.records) is not None
-    way = f"that takes {ENOUGH_CLASSES}" if few else f"`permafrost threshold {run_file} --head {vectors.head}` calibrates it"
+    way = f"`permafrost threshold {run_file} --head {vectors.head}` calibrates it"
+    if class_shortage(run.records) is not None:
+        way = f"that takes {ENOUGH_CLASSES}"
     return searcher, limit, _meaning(kept_shares(decisions), mixed, way, run.display), run.display
 
 
