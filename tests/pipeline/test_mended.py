@@ -90,16 +90,18 @@ def test_compact_removes_what_no_run_file_names_and_says_so_first(folder: Path) 
     assert permafrost("search", "run.toml", "images/class 0/0.png", "-q", cwd=folder).returncode == 0
     before = contents(folder / "artifacts")
     named = {key for key in before if "/small-" not in key}
-    for name in ("old.jsonl", "old.png"):
-        (folder / "artifacts/scores" / name).write_bytes(b"0" * 2_000_000)
+    old = {"scores/old.jsonl", "scores/old.png", "searchers/backbone/raw-0a1b2c3d/searcher.json"}
+    (folder / "artifacts/searchers/backbone/raw-0a1b2c3d").mkdir(parents=True)  # as earlier versions left it
+    for name in old:
+        (folder / "artifacts" / name).write_bytes(b"0" * 2_000_000)
     listing = permafrost("compact", "run.toml", cwd=folder)
     assert listing.returncode == 0, listing.stderr
     assert "scores/old.jsonl: 2.0 MB would be removed, as no run file names it" in listing.stdout
-    assert listing.stdout.count("would be removed") == 4
+    assert listing.stdout.count("would be removed") == 5
     listed = [line.split(": ")[0] for line in listing.stdout.splitlines()]
     assert sorted(set(listed)) == sorted(listed)
-    assert contents(folder / "artifacts").keys() == before.keys() | {"scores/old.jsonl", "scores/old.png"}
-    assert permafrost("compact", "run.toml", "--yes", cwd=folder).stdout.count(" removed, ") == 4
+    assert contents(folder / "artifacts").keys() == before.keys() | old
+    assert permafrost("compact", "run.toml", "--yes", cwd=folder).stdout.count(" removed, ") == 5
     after = contents(folder / "artifacts")
     assert named <= after.keys() < before.keys()
     assert permafrost("verify", "run.toml", cwd=folder).returncode == 0
