@@ -21,12 +21,14 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 
 from cache import DigestCache, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
+from cache.atomic import unless_read_only
 from cache.digest_list import joined_digests
 from cache.errors import AbsentPathError, MissingExtraError, RecordsError, SettingsError, StaleStoreError
 from cache.fingerprint import JSON, fingerprint
 from cache.rows import as_stored
+from cache.sealed import json_text
 from cache.settings import Settings
-from cache.storage import Where
+from cache.storage import Storage, Where, has, storage_of
 from cache.writer import drop_committed_plan
 from stages.extraction.extract import Filled
 from stages.records import Records
@@ -203,7 +205,9 @@ def import_features(
     identity, origin = _identity(config, digests), Provenance.here("file", ("numpy", "pyarrow"))
     store = FeatureStore.open(path, config.name, identity, dim=_dim(config), dtype=dtype, provenance=origin)
     keys, read = _keys(records), cache(partial(_Named.read, config))
-    _check_keys(store, keys, read)
+    if (place := _check_keys(store, keys, read, storage_of(path))) is not None:
+        with unless_read_only():
+            storage_of(path).put(place, json_text({"one_feature_each": True}).encode())
     failed = [
         failure.digest
         for failure in store.failures([*keys])
@@ -243,7 +247,7 @@ def find_imported(
     """The store that :func:`import_features` filled. Raises as :meth:`cache.FeatureStore.find`."""
     identity = _identity(config, digests)
     store = FeatureStore.find(path, config.name, identity, dim=_dim(config), dtype=dtype, remedy=remedy)
-    _check_keys(store, _keys(records), cache(partial(_Named.read, config)))
+    _check_keys(store, _keys(records), cache(partial(_Named.read, config)), storage_of(path))
     return store
 
 
@@ -281,30 +285,42 @@ def _keys(records: Records) -> dict[bytes, list[str]]:
     return {digest: sorted(own) for digest, own in keys.items()}
 
 
-def _check_keys(store: FeatureStore, keys: Mapping[bytes, Sequence[str]], read: Callable[[], _Named]) -> None:
-    """Raise where an image has not one feature: by two of its keys, or by the key that it had and the one of now."""
+def _check_keys(
+    store: FeatureStore, keys: Mapping[bytes, Sequence[str]], read: Callable[[], _Named], features: Storage
+) -> str | None:
+    """Raise where an image has not one feature: by two of its keys, or by the key that it had and the one of now.
+
+    Returns where among the ``features`` it may be noted of the images of several keys, which spares reading a file of
+    gigabytes for each command; None where there are none, or it is noted.
+    """
+    several = {digest: own for digest, own in sorted(keys.items()) if len(own) > 1}
+    lists: dict[str, JSON] = {digest.hex(): [*own] for digest, own in several.items()}
+    place = f"known/copies-{fingerprint([store.fingerprint, lists])[:16]}.json" if several else None
+    if place is not None and has(features, place):
+        place, several = None, {}
     noted: dict[bytes, str] = {}
     for rows in store.chunks().values():
         with_note = rows.filter(pc.starts_with(rows["error"], _NOTE))
         for digest, note in zip(with_note["digest"].to_pylist(), with_note["error"].to_pylist(), strict=True):
             if digest in keys and note.removeprefix(_NOTE) not in keys[digest]:
                 noted.setdefault(digest, note.removeprefix(_NOTE))
-    for digest in dict.fromkeys([*noted, *(digest for digest, own in keys.items() if len(own) > 1)]):
+    for digest in dict.fromkeys([*noted, *several]):
         named = read()
         own = named.rows(keys[digest], digest)
-        features = [named.stored(row, store.dtype) for row in own]
-        for row, feature in zip(own, features, strict=True):
-            if not np.array_equal(feature, features[0], equal_nan=True):
+        vectors = [named.stored(row, store.dtype) for row in own]
+        for row, vector in zip(own, vectors, strict=True):
+            if not np.array_equal(vector, vectors[0], equal_nan=True):
                 first, other = named.given.names[own[0]], named.given.names[row]
                 raise RecordsError(
                     f"the keys {first!r} and {other!r} are images of the same bytes and have different features, in "
                     f"rows {own[0] + 1} and {row + 1} of the file of {store.name}. One image has one feature: correct "
                     "the keys, or drop one of the two"
                 )
-        if digest in noted and not (own and np.array_equal(features[0], store.read([digest]), equal_nan=True)):
+        if digest in noted and not (own and np.array_equal(vectors[0], store.read([digest]), equal_nan=True)):
             differs = f"the image of key {keys[digest][0]!r}: its feature is that of the key {noted[digest]!r}"
             ways_out = f"Delete {store.address} and run `permafrost extract`, which reads by the keys of now."
             raise StaleStoreError(store.address, [differs], ways_out)
+    return place
 
 
 def _identity(config: PrecomputedConfig, cache: DigestCache | None) -> Identity:

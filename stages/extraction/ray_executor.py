@@ -237,11 +237,21 @@ class _Driver:
                 self._waiting[seat.actor.compute.remote(task.number, pickle.dumps(work))] = seat, task.number
 
     def _next(self, seat: _Seat) -> _Task | None:
-        """What ``seat`` takes next. One that is to be alone waits for an actor that has nothing, and has its peace."""
+        """What ``seat`` takes next. One that is to be alone waits for an actor that has nothing, and has its peace.
+
+        Where a process crashed, another machine is to try, while there is one where none did.
+        """
         if any(task.alone for task in seat.running.values()):
             return None
-        if self._again:
-            return None if self._again[0].alone and seat.running else self._again.popleft()
+        machines = {_machine(other.name) for other in self._seats if other.name}
+        for task in self._again:
+            crashed = {*map(_machine, task.crashed_on)}
+            if _machine(seat.name) in crashed and not machines <= crashed:
+                continue
+            if task.alone and seat.running:
+                return None
+            self._again.remove(task)
+            return task
         return next(self._tasks, None)
 
     def _poll(self) -> None:
@@ -349,6 +359,11 @@ class _Driver:
             f"{chunks} is set aside: {why}. All others are committed. It is one of these images, or several: mend them "
             f"or leave them out of the dataset, and give the command again.\n  {named}{more}{last}"
         )
+
+
+def _machine(name: str) -> str:
+    """The machine of an actor of that name."""
+    return name.rpartition(":")[0]
 
 
 def _share(machines: Sequence[dict[str, float]], cpus: int | None, on_card: bool) -> tuple[int, int, int]:

@@ -12,7 +12,8 @@ import pytest
 from cache import FeatureStore, digest_bytes
 from cache.errors import RecordsError, StaleStoreError
 from stages.datasets import TableConfig
-from stages.extraction import PrecomputedConfig, import_features
+from stages.extraction import PrecomputedConfig, import_features, precomputed
+from stages.extraction.precomputed import find_imported
 from stages.records import Records, read_records
 
 KEYS = ["a", "b", "c"]
@@ -147,6 +148,30 @@ def test_an_image_of_several_keys_has_one_feature_whatever_the_order_and_what_wa
         store = import_features(config, records, tmp_path / "features").store
         wanted = [3, 2] if differ and "b" in keys else [1, 2]
         assert store.read(records.digests).tolist() == [wanted] * len(keys)
+
+
+def test_for_images_of_several_keys_the_file_is_read_once_until_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = save(tmp_path, "parquet")
+    pq.write_table(table([[1.0, 2.0], [1.0, 2.0], [5.0, 6.0]]), config.path)
+
+    def find(keys: str) -> int:
+        records = copies(tmp_path, keys)
+        return len(find_imported(config, records, tmp_path / "features", dtype="float16", remedy="Extract."))
+
+    def refuse(_: PrecomputedConfig) -> precomputed.Vectors:
+        raise AssertionError("the file was read")
+
+    import_features(config, copies(tmp_path, "ab"), tmp_path / "features")
+    with monkeypatch.context() as patch:
+        patch.setattr(precomputed, "read_vectors", refuse)
+        assert find("ab") == 1
+        assert import_features(config, copies(tmp_path, "ab"), tmp_path / "features").computed == 0
+        with pytest.raises(AssertionError, match="was read"):
+            find("abc")
+    with pytest.raises(RecordsError, match="'a' and 'c' are images of the same bytes"):
+        find("abc")
 
 
 def test_a_row_that_failed_for_lack_of_a_key_is_read_once_the_key_is_corrected(tmp_path: Path) -> None:

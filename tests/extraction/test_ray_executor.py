@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,7 +21,7 @@ from cache import FeatureStore, verify
 from cache.errors import ClusterError, CrashedError
 from stages import ray_cluster
 from stages.extraction import Progress, extract, extract_all
-from stages.extraction.ray_executor import RayExecutor
+from stages.extraction.ray_executor import RayExecutor, _Driver, _Seat, _Task
 from stages.ray_cluster import RayCluster, versions
 from tests.clusters import local_cluster
 from tests.forks import Forks
@@ -75,6 +76,20 @@ def test_a_chunk_at_which_three_processes_crash_is_set_aside_with_its_images_and
     store = extract(records_of(images), toy_backbone(), tmp_path / "f")
     assert verify(store) == []
     assert len(store) == 12
+
+
+def test_a_chunk_at_which_a_process_crashed_is_for_another_machine_while_there_is_one() -> None:
+    driver = object.__new__(_Driver)
+    task, others = _Task(0, (), {}, crashed_on=["a:1"], alone=True), [_Task(1, (), {}), _Task(2, (), {})]
+    here_again, elsewhere = _Seat(None, [], "a:2"), _Seat(None, [], "b:1")
+    driver._seats, driver._again, driver._tasks = [here_again, elsewhere], deque([task]), iter(others)
+    assert driver._next(here_again) is others[0]
+    elsewhere.running[2] = others[1]
+    assert driver._next(elsewhere) is None  # until it has nothing else in hand
+    elsewhere.running.clear()
+    assert driver._next(elsewhere) is task
+    driver._seats, driver._again = [here_again], deque([task])
+    assert driver._next(here_again) is task
 
 
 def test_workers_and_a_driver_that_are_killed_are_followed_by_others_to_the_same_bytes(
