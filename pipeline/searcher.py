@@ -29,7 +29,7 @@ from stages.extraction import Backbone, Embedded, Embedder, PcaBasis, PcaConfig,
 from stages.extraction.backbones.open_clip import OpenClipText, own_text
 from stages.extraction.known import basis_key, check_sample, sample_of
 from stages.ranking import unit_length
-from stages.retrieval import FlatIndexConfig
+from stages.retrieval import FlatIndexConfig, GalleryIndex
 from stages.retrieval.gallery import Index
 from stages.retrieval.gallery_rows import GalleryRows, Match
 from stages.retrieval.indexes.milvus import MilvusIndex
@@ -159,12 +159,12 @@ class Searcher:
     ) -> list[tuple[npt.NDArray[np.int64], Vector]]:
         """Of each query the rows from ``least`` on and their similarity, so that the ``last`` does not move any."""
         flat = isinstance(self._index.config, FlatIndexConfig)
-        coded = exact and self._index.vectors_at(np.arange(1)) is None
-        depth = last if flat else _CODES if coded else _FIRST
+        coded = exact and isinstance(self._index, GalleryIndex) and self._index.vectors_at(np.arange(1)) is None
+        depth, deepest = last if flat else _CODES if coded else _FIRST, min(len(self), max(last, self._index.most))
         ranked = [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
         waiting = list(range(len(queries)))
         while waiting:
-            ids, similarity = self._index.search(queries[waiting], min(depth, len(self)), **how)
+            ids, similarity = self._index.search(queries[waiting], min(depth, deepest), **how)
             short = []
             for at, rows, scores in zip(waiting, self._index.places(ids), similarity, strict=True):
                 above, known = ranked[at]
@@ -178,7 +178,7 @@ class Searcher:
                 ranked[at] = np.concatenate([above, rows]), np.concatenate([known, scores])
                 if len(ranked[at][0]) < last and full and len(rows):
                     short.append(at)
-            waiting = [] if flat or depth >= len(self) else short
+            waiting = [] if flat or depth >= deepest else short
             depth *= _DEEPER
         return ranked
 

@@ -1,6 +1,8 @@
-"""Pages of a gallery whose index holds codes, or a graph: each image is on one of them, once, and the nearest first."""
+"""Pages through codes, a graph or a database: each image is on one of them, once, and the nearest first."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +13,13 @@ from pipeline.searcher import Searcher
 from pipeline.service.gallery import Query, ServedHead, find
 from stages.extraction import Embedder, PcaBasis, PcaConfig, load_backbone
 from stages.ranking import unit_length
-from stages.retrieval import GalleryIndex
+from stages.retrieval import GalleryIndex, MilvusIndex, MilvusIndexConfig
+from stages.retrieval.gallery_rows import GalleryRows
+from stages.retrieval.indexes import milvus
 from stages.retrieval.indexes.kinds import (
     BinaryIndexConfig,
     BuiltConfig,
+    FlatIndexConfig,
     HnswIndexConfig,
     OpqIndexConfig,
     RefineConfig,
@@ -84,3 +89,31 @@ def test_the_pages_of_a_threshold_have_each_match_once(kind: BuiltConfig) -> Non
     similar = vectors @ vectors[7]
     assert len(keys) == len({*keys})
     assert {*keys} == {str(row) for row in np.flatnonzero(similar >= least - 1e-7)} - {"7"}
+
+
+def test_a_database_is_asked_for_few_rows_at_a_time_and_never_for_more_than_it_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pymilvus", reason="pymilvus is not installed")
+    pytest.importorskip("milvus_lite", reason="milvus-lite is not installed")
+    vectors, read = vectors_of(300), list[int]()
+
+    def stored(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        read.extend(rows.tolist())
+        return vectors[rows]
+
+    keys = [str(row) for row in range(300)]
+    gallery = pa.table({"key": keys, "label": keys, "uri": keys, "digest": [b""] * 300})
+    lite = MilvusIndexConfig(str(tmp_path / "index.db"))
+    index = MilvusIndex.fill(lite, vectors, GalleryRows.from_table(gallery), "these vectors")
+    flat = searcher_of(vectors, FlatIndexConfig(), {})
+    searcher = Searcher(flat.embedder, index, gallery, stored)
+    (matches,) = searcher.find(vectors[7:8], 5, exact=True)
+    assert [match.key for match in matches] == [match.key for match in flat.find(vectors[7:8], 5)[0]]
+    assert len(read) == 64
+    monkeypatch.setattr(milvus, "MOST_ROWS", 100)
+    index.config = MilvusIndexConfig("http://db.example:19530")
+    least = float(np.sort(vectors @ vectors[7])[-81]) + 1e-6  # 80 matches, and 90 are asked for
+    (matches,) = searcher.find(vectors[7:8], 90, least=least)
+    assert [match.key for match in matches] == [match.key for match in flat.find(vectors[7:8], 80)[0]]
+    index.drop()

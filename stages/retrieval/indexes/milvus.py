@@ -160,7 +160,7 @@ class MilvusIndex(KeyedRows):
         queries, exclude = check_queries(queries, (self.next_id, self.dim), k, exclude)
         self.check_allowed(allowed)
         width = min(k + int((exclude >= 0).any()), len(self))
-        if width > MOST_ROWS and not self.config.is_lite:
+        if width > self.most:
             raise SettingsError(
                 f"a Milvus cluster gives at most {MOST_ROWS:,} rows a query, and {width:,} are asked for: take a "
                 "smaller k, metrics of the first ranks, or another kind of index"
@@ -179,6 +179,11 @@ class MilvusIndex(KeyedRows):
         itself = ids == exclude[:, None]
         similarity[itself], ids[itself] = -np.inf, -1
         return best_of(ids, similarity, k)
+
+    @property
+    def most(self) -> int:
+        """How many rows one search can give: a cluster limits them."""
+        return len(self) if self.config.is_lite else min(len(self), MOST_ROWS)
 
     def vectors_at(self, _places: Rows) -> None:
         """None: vectors are not read back."""

@@ -132,6 +132,11 @@ class KeyedRows:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def most(self) -> int:
+        """How many rows one search can give."""
+        return len(self)
+
     @cached_property
     def _place(self) -> dict[str, int]:
         return {key: place for place, key in enumerate(self.keys)}
