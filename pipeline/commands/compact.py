@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,8 @@ import typer
 
 from cache import FeatureStore
 from cache import compact as compact_store
-from cache.errors import RecordsError, StoreError
+from cache.errors import DamagedStoreError, RecordsError, StoreError, WeightsError
+from cache.fingerprint import JSON
 from cache.lock import writer_lock
 from cache.storage import storage_of
 from pipeline.commands.options import RunFiles, stores_below
@@ -22,7 +23,7 @@ from pipeline.config import RAW
 from pipeline.dataset import Run, feature_sets, open_run
 from pipeline.scores import index_key
 from pipeline.vectors import Vectors, head_key, training_arguments
-from stages.training import head_identity
+from stages.training import Head, head_identity
 
 _MADE = ("heads/*/*", "embeddings/*/*", "indexes/*/*", "searchers/*/*")  # the last by earlier versions alone
 
@@ -110,9 +111,13 @@ def _named(run: Run, embeddings: Sequence[FeatureStore]) -> Iterator[Path]:
                 identity = head_identity(**training_arguments(run, head, features))
             except RecordsError:  # it cannot be trained on these records, so it was not
                 continue
-            yield run.artifacts / head_key(head.name, features, identity)
+            saved = run.artifacts / head_key(head.name, features, identity)
+            yield saved
+            made_by: dict[str, JSON] = {"head": identity.fingerprint}
+            with suppress(WeightsError, DamagedStoreError):  # without the head nothing is of its weights
+                made_by["weights"] = Head.load(saved).weights_digest
             for store in embeddings:
-                if store.identity.fields.get("head") == identity.fingerprint:
+                if {name: store.identity.fields.get(name) for name in ("head", "weights")} == made_by:
                     yield store.path
                     for part in parts:
                         yield run.artifacts / index_key(run, part, Vectors(backbone, head.name, store, features))

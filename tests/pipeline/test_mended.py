@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import pytest
 from cache import FeatureStore, StoreWriter
 from cache.rows import RowOutcome
 from cache.writer import Chunk
+from pipeline.dataset import open_run
+from pipeline.vectors import find_vectors
+from stages.training import embed
 from tests.pictures import draw_folder
 from tests.toys.stores import contents
 from tests.typed import RUN, permafrost
@@ -109,6 +113,19 @@ def test_compact_removes_what_no_run_file_names_and_says_so_first(folder: Path) 
         done = permafrost(*command, cwd=folder)
         assert (done.returncode, "trained before" in done.stderr) == (0, command[0] == "train-heads")
     assert "0 rows would be dropped" in permafrost("compact", "run.toml", cwd=folder).stdout
+
+
+def test_compact_removes_embeddings_by_other_weights_than_the_head_has(folder: Path) -> None:
+    run = open_run(folder / "run.toml", quiet=True)
+    vectors = find_vectors(run)[-1]
+    assert vectors.trained is not None
+    weights = {name: np.ones_like(array) for name, array in vectors.trained.weights.items()}
+    path = run.storage.below(f"embeddings/{vectors.features.name}")
+    stale = embed(replace(vectors.trained, weights=weights), vectors.features, path)  # as of another device
+    assert permafrost("compact", "run.toml", cwd=folder).stdout.count("would be removed") == 1
+    assert permafrost("compact", "run.toml", "--yes", cwd=folder).stdout.count(" removed, ") == 1
+    assert not stale.path.exists()
+    assert find_vectors(run)[-1].store.digests() == vectors.store.digests()
 
 
 def test_a_dangling_link_is_named_and_stops_no_compaction(folder: Path) -> None:
