@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated
 
 import typer
 
@@ -12,19 +11,16 @@ from cache.errors import ConfigError, StaleStoreError
 from pipeline.commands.options import Json, Quiet, emit
 from pipeline.config import read_config
 from pipeline.dataset import run_of
-from pipeline.progress import Display, aligned
+from pipeline.progress import Display
 from pipeline.scores import scored_data, values_key
 from pipeline.vectors import find_vectors
-from stages.analysis import Changes, Moved, changes
+from pipeline.views.comparison import comparison_lines, comparison_text
+from stages.analysis import changes
 from stages.analysis.comparison import ScoredRun, data_notes, matching_heads, outdated
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import read_query_values, scored_numbers
 
 _SIDE = "RUN.TOML[:HEAD]"
-_NAMED = 3  # queries that only one side has, by name
-
-_Moved: TypeAlias = Mapping[str | None, Sequence[Moved]]  # the queries that changed most, of all and of each domain
-_Images: TypeAlias = Mapping[str, tuple[str, str | None]]  # the image and the label of each query
 
 
 def compare(
@@ -57,8 +53,8 @@ def compare(
         among = [None, *(domain for domain in domains if domain not in ("all", "mean"))]
         moved = {domain: differences.moved(listed, top, domain) for domain in among}
         sides = [(run.name, *names) for run, names in zip((one, other), heads, strict=True)]
-        text = _text(differences, sides, moved, images, listed)
-        emit(json, text, *_lines(differences, sides, moved, images))
+        text = comparison_text(differences, sides, moved, images, listed)
+        emit(json, text, *comparison_lines(differences, sides, moved, images))
     for note in notes:
         display.warn(f"note: {note}")
 
@@ -80,55 +76,3 @@ def _scored_run(text: str, head: str | None, display: Display, before: ScoredRun
         where = run.storage.address(values_key(run))
         raise StaleStoreError(where, differences, f"Score again: `permafrost score {name}`.")
     return ScoredRun(name, own or head, run.records, values)
-
-
-def _lines(
-    differences: Changes, sides: Sequence[tuple[str, str, str]], moved: _Moved, images: _Images
-) -> list[dict[str, Any]]:
-    """A line for each metric and domain (``change``), each listed query, and each query that only one has."""
-    names: dict[str, Any] = {}
-    for letter, (run, backbone, head) in zip("ab", sides, strict=True):
-        names |= {letter: run, f"{letter}_backbone": backbone, f"{letter}_head": head}
-    lines = [{"kind": "change"} | names | change._asdict() for change in differences.changes]
-    for domain, queries in moved.items():
-        for query in queries:
-            uri, label = images[query.key]
-            line = {"kind": "moved"} | names | {"among": domain or "all"} | query._asdict()
-            lines.append(line | {"value": query.value, "uri": uri, "label": label})
-    for letter, unmatched in (("a", differences.only_first), ("b", differences.only_second)):
-        for metric, keys in unmatched.items():
-            lines += [{"kind": "unmatched", "only_in": letter, "metric": metric, "key": key} for key in keys]
-    return lines
-
-
-def _text(
-    differences: Changes, sides: Sequence[tuple[str, str, str]], moved: _Moved, images: _Images, listed: str
-) -> str:
-    """The changes as a table, the queries that only one has, and those that changed most."""
-    lines = [f"{letter}: {run} {head} on {backbone}" for letter, (run, backbone, head) in zip("AB", sides, strict=True)]
-    by_domain = any(change.domain != "all" for change in differences.changes)
-    header = ["metric", *(["domain"] if by_domain else []), "A", "B", "B - A", "95 % interval", "better", "worse"]
-    table = [[*header, "same", "queries"]]
-    for change in sorted(differences.changes, key=lambda change: list(differences.shared).index(change.metric)):
-        names = [change.metric, *([change.domain] if by_domain else [])]
-        surely = "*" if change.low > 0 or change.high < 0 else " "
-        values = f"{change.first:.4f}", f"{change.second:.4f}", f"{change.value:+.4f}"
-        counts = (f"{count:,}" for count in (change.better, change.worse, change.same, change.queries))
-        table.append([*names, *values, f"[{change.low:+.4f}, {change.high:+.4f}] {surely}", *counts])
-    lines += aligned(table, texts=2 if by_domain else 1)
-    lines.append("interval over classes of the mean difference of the same queries; * it does not hold 0")
-    for which, other, unmatched in (("A", "B", differences.only_first), ("B", "A", differences.only_second)):
-        for metric, keys in unmatched.items():
-            if keys:
-                named = ", ".join(keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
-                lines.append(f"{metric}: {len(keys):,} queries of {which} that {other} has not are left out: {named}")
-    for domain, queries in moved.items():
-        if queries:
-            rows = [["query", "label", "image", "A", "B", "B - A"]]
-            for query in queries:
-                image, label = images[query.key]
-                values = f"{query.first:.3f}", f"{query.second:.3f}", f"{query.value:+.3f}"
-                rows.append([query.key, label or "-", image, *values])
-            where = f" in {domain}" if domain else ""
-            lines += ["", f"the queries that changed most by {listed}{where}", *aligned(rows, texts=3)]
-    return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile, e
 from pipeline.dataset import open_run
 from pipeline.scores import json_lines
 from pipeline.vectors import choose_vectors, find_vectors
-from pipeline.views.leaderboard import table_by_metric
+from pipeline.views.gallery_sizes import gallery_sizes_text
 from stages.analysis import gallery_curve
 from stages.analysis.sizes import further_distractors
 from stages.retrieval import AttributeMetric
@@ -69,23 +68,7 @@ def gallery_sizes(
             for at in curve.scores
         ]  # fmt: skip
     key = f"scores/{run.name}.gallery_sizes.jsonl"
-    emit(json, _text(lines), *lines)
+    emit(json, gallery_sizes_text(lines), *lines)
     with unless_read_only(run.display.warn):
         run.storage.put(key, json_lines(lines).encode())
         run.display.say(f"also in {run.storage.address(key)}")
-
-
-def _text(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each backbone, head, domain and size; a column for each metric."""
-    heads = list(dict.fromkeys((line["backbone"], line["head"]) for line in lines))
-    domains = list(dict.fromkeys(line["domain"] for line in lines))
-
-    def place(line: Mapping[str, Any]) -> tuple[int, ...]:
-        return heads.index((line["backbone"], line["head"])), domains.index(line["domain"]), line["sampled"]
-
-    columns = {name: name for name in ("backbone", "head", "domain", "distractors", "searched")}
-    notes = [
-        "every query keeps its relevant rows; distractors are sampled, those of a smaller gallery all in the larger,",
-        "and counted in the mean over queries; [95 % interval over classes]",
-    ]
-    return "\n".join([*table_by_metric(sorted(lines, key=place), columns, ()), *notes])

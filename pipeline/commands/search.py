@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -24,11 +23,11 @@ from pipeline.searcher import Searcher
 from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among, limit_of, thresholds_of
 from pipeline.vectors import find_chosen, with_rows
 from pipeline.views.pages import digests_of, render, thumbnails
+from pipeline.views.search import Answer
 from stages.analysis.open_set import PairShare, share_at
 from stages.analysis.thresholds import ENOUGH_CLASSES, class_shortage
 from stages.ranking.normalize import Vectors, unit_length
 from stages.retrieval.gallery import LIKE, UNLIKE, combined
-from stages.retrieval.gallery_rows import Match
 
 _NO_SHARES = "what a similarity means is not known here"
 _OF_IMAGES = "was measured on pairs of images, and is not known for words and for several terms"
@@ -98,7 +97,7 @@ def search(
         matches = searcher.find(query.vector, k, where=passing, exact=exact)[0]
         accepted = [match for match in matches if limit is None or match.similarity >= limit.threshold]
         meant = [(match, share_at(match.similarity, shares)) for match in accepted]
-        answers.append(_Answer(query.name, query.images, meant, matches[0].similarity if matches else None, limit))
+        answers.append(Answer(query.name, query.images, meant, matches[0].similarity if matches else None, limit))
     for answer in answers:
         typer.echo(answer.json() if json else answer.text())
     if html is not None:
@@ -220,47 +219,3 @@ def _combined(
     added = " + ".join([*(query.name for query in images), *map(repr, text), *like])
     used = [image for query in images for image in query.images]
     return _Query(" - ".join([added, *unlike]), combined(np.concatenate(parts), weights), used)
-
-
-class _Answer(NamedTuple):
-    """A query by name, the images it is made of, and its ``matches`` with what their similarity means, best first.
-
-    ``nearest`` is the similarity of the nearest image, also where the ``limit`` lets none match.
-    """
-
-    name: str
-    images: Sequence[str]
-    matches: Sequence[tuple[Match, PairShare | None]]
-    nearest: float | None
-    limit: Limit | None
-
-    @property
-    def nothing(self) -> str:
-        """Why there is no match; empty where there is one."""
-        if self.matches:
-            return ""
-        if self.limit is None or self.nearest is None:
-            return "no match: no image of the gallery may be found"
-        return f"no match: the nearest has {self.nearest:.4f}; {self.limit.summary}"
-
-    def text(self) -> str:
-        """A line for each match: rank, similarity, the share of pairs this similar that match, label, URI."""
-        lines = [f"  {self.nothing}"] if self.nothing else []
-        for rank, (match, step) in enumerate(self.matches, 1):
-            share = "" if step is None else f"  {step.share:4.0%}"
-            lines.append(f"{rank:>3}  {match.similarity:.3f}{share}  {match.label or '-'}  {match.uri}")
-        return "\n".join([self.name, *lines])
-
-    def json(self) -> str:
-        """A flat object for each match, or one that says that there is none, a line each."""
-        limit = self.limit
-        verdict = {} if limit is None else {"match": True, "threshold": limit.threshold, "rate": limit.rate}
-        lines: list[dict[str, object]] = []
-        for rank, (match, step) in enumerate(self.matches, 1):
-            meaning = {} if step is None else {"share": round(step.share, 4), "pairs": step.pairs}
-            place = {"image": self.name, "rank": rank, "similarity": round(match.similarity, 6)}
-            lines.append({**place, "label": match.label, "key": match.key, "uri": match.uri, **meaning, **verdict})
-        if not lines:
-            none = {"image": self.name, "rank": None, "similarity": self.nearest and round(self.nearest, 6)}
-            lines = [{**none, **dict.fromkeys(("label", "key", "uri")), **verdict, "match": False}]
-        return "\n".join(map(json_module.dumps, lines))

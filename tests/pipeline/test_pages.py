@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from pipeline.commands.table import table_page
 from pipeline.seed_grid import TableRow
 from pipeline.views.leaderboard import Interval, Leaderboard, Row
 from pipeline.views.pages import breakable, pieces
+from pipeline.views.table import table_page
 
 METRICS = ("mmp@5", "map@r", "hit@1", "recall@10", "map")
 ROOM = {"a window of 1280 pixels": 74, "a telephone of 390 pixels": 22.4, "a sheet of A4": 45}  # rem beside the margins

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import timm
 
-from pipeline.commands.table import learning_curve
 from pipeline.config import RepeatConfig
 from pipeline.seed_grid import TableRow, read_scores
+from pipeline.views.table import learning_curve
 from stages.records.records import balanced_subset
 from tests.pictures import draw_folder, write_table
 from tests.toys.training import classes_of, make_records
