@@ -204,7 +204,12 @@ def _frame(x: Scale, y: Scale, at: Sequence[float], across: str, height: int, *,
         drawn += _tag("line", class_="grid", x1=x.start, y1=y(value), x2=x.end, y2=y(value))
         drawn += _text(x.start - 6, y(value) + 4, f"{100 * value:g} %" if percent else f"{value:g}", "end")
     for value in at:
-        drawn += _text(x(value), height - 18, f"{value:,g}" if value < 1e6 else f"{value:.3g}", "middle")
+        drawn += _text(
+            x(value),
+            height - 18,
+            f"{value:,g}" if value < 1e6 and float(value).is_integer() else f"{value:.3g}",
+            "middle",
+        )
     return drawn + _text((x.start + x.end) / 2, height - 4, across, "middle")
 
 

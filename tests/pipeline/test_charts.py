@@ -53,6 +53,12 @@ def test_a_logarithmic_scale_makes_equal_factors_equally_far() -> None:
     assert Scale(3, 3, 10, 50)(3) == 10  # nothing to spread
 
 
+def test_a_tick_across_has_three_digits_unless_it_is_a_whole_number() -> None:
+    line = Line("a", "c1", [(119 / 12, 0.1), (9520.0, 0.9)])
+    chart = parsed(line_chart([line], label="a", across="k", ticks_at=[119 / 12, 95.2, 9520.0], log=True))
+    assert {"9.92", "95.2", "9,520"} <= {text.text for text in chart.iter("text")}
+
+
 def test_a_line_of_one_point_is_a_dot_and_every_name_is_escaped() -> None:
     chart = parsed(line_chart([Line(HOSTILE, "c1", [(1, 0.5)])], label=HOSTILE, across="k"))
     assert len(list(chart.iter("circle"))) == 1
